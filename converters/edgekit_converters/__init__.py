@@ -1,0 +1,1 @@
+"""PyTorch in, device artifacts out: adapt, distil, prune, quantise, export."""

@@ -1,0 +1,1 @@
+"""Fit the teacher to the user's rows."""

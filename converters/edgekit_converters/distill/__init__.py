@@ -1,0 +1,1 @@
+"""Teach a small student what the teacher knows."""

@@ -1,0 +1,1 @@
+"""PyTorch to ONNX and TFLite in float32."""

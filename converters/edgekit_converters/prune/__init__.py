@@ -1,0 +1,1 @@
+"""Take structure out of a student and let it recover."""

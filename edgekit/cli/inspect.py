@@ -1,0 +1,71 @@
+"""``edgekit inspect``: what is inside a bundle."""
+
+import json
+
+import click
+
+from edgekit.cli.output import bundle_argument, human_bytes, json_option, print_json, print_table
+from edgekit_runtime.bundle import Bundle, verify
+from edgekit_runtime.manifest import TensorSpec
+
+__all__ = ["command"]
+
+
+@click.command("inspect")
+@bundle_argument
+@json_option
+def command(bundle: str, as_json: bool) -> None:
+    """Check BUNDLE and show its manifest, members, models and parity."""
+    checked = verify(bundle)
+    parity = checked.json("parity.json") if "parity.json" in checked.names else None
+    provenance = checked.json("provenance.json") if "provenance.json" in checked.names else None
+    if as_json:
+        manifest = json.loads(checked.manifest.to_bytes())
+        content = {"manifest": manifest, "parity": parity, "provenance": provenance}
+        print_json("inspect", {"bundle": bundle, "sha256": checked.digest, **content})
+        return
+    manifest = checked.manifest
+    print(f"{manifest.name} {manifest.version}, {manifest.task}, built for {manifest.target}")
+    print(f"sha256 {checked.digest}, intact\n")
+    _print_members(checked)
+    _print_models(checked)
+    _print_tree("parity", parity)
+    _print_tree("provenance", provenance)
+
+
+def _print_members(bundle: Bundle) -> None:
+    rows = [
+        (member.name, member.role, human_bytes(member.size), member.sha256[:16]) for member in bundle.manifest.members
+    ]
+    print_table(("member", "role", "size", "sha256 (first 16)"), rows, right=frozenset({2}))
+
+
+def _print_models(bundle: Bundle) -> None:
+    rows = []
+    for engine, model in bundle.manifest.models.items():
+        for direction, tensors in (("input", model.inputs), ("output", model.outputs)):
+            rows += [(engine, model.precision, direction, tensor.name, _shape(tensor)) for tensor in tensors]
+    print()
+    print_table(("engine", "precision", "", "tensor", "type"), rows)
+
+
+def _shape(tensor: TensorSpec) -> str:
+    return f"{tensor.dtype} ({', '.join(map(str, tensor.shape))})"
+
+
+def _print_tree(title: str, value: object) -> None:
+    """Print a JSON value as one line per leaf, with the path that leads to it."""
+    if value is None:
+        return
+    print(f"\n{title}")
+    for path, leaf in _leaves(value, ()):
+        print(f"  {'.'.join(path)}: {leaf}")
+
+
+def _leaves(value: object, path: tuple[str, ...]) -> list[tuple[tuple[str, ...], str]]:
+    if isinstance(value, dict):
+        return [leaf for key, each in value.items() for leaf in _leaves(each, (*path, str(key)))]
+    if isinstance(value, list) and any(isinstance(each, dict | list) for each in value):
+        return [leaf for index, each in enumerate(value) for leaf in _leaves(each, (*path, str(index)))]
+    shown = json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else value
+    return [(path, f"{value:.6g}" if isinstance(value, float) else shown)]

@@ -1,0 +1,1 @@
+"""The recipe: what a build is told. ``edgekit.recipe.load`` reads one; ``spec`` holds the dataclasses."""

@@ -1,0 +1,364 @@
+"""The recipe as YAML holds it: strict models that refuse unknown keys and become the dataclasses of ``spec.py``.
+
+Defaults live in ``spec.py`` alone: a model hands on only the keys that were given.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from edgekit.recipe.spec import (
+    AdaptSpec,
+    BudgetSpec,
+    DataSource,
+    DataSpec,
+    DistillSpec,
+    ExportSpec,
+    ImageSpec,
+    ModelSpec,
+    PruneSpec,
+    QuantizeSpec,
+    Recipe,
+    SourceKind,
+    StudentSpec,
+    Task,
+    TeacherSource,
+)
+from edgekit.recipe.units import Points
+
+__all__ = ["DataKind", "RecipeModel"]
+
+DataKind = Literal["csv", "jsonl", "parquet", "datasets", "images", "npz", "idx", "sklearn"]
+
+_FILE_KINDS = ("csv", "jsonl", "parquet", "npz", "idx", "images")  # may lie inside a package
+_SPLIT_KINDS = ("datasets", "idx")
+
+_UNSET: Any = None  # of a key that the file lacks; never handed on
+
+
+def fault(text: str, *, key: str = "") -> PydanticCustomError:
+    """Make an error with our own words; ``key`` points at one key of the section."""
+    # The text goes in as a value: pydantic would read braces in a template.
+    return PydanticCustomError("recipe", "{text}", {"text": text, "key": key})
+
+
+def _points(value: object) -> Points:
+    if not isinstance(value, str):
+        raise fault(f"needs a unit; write for example '{value} points'")
+    try:
+        return Points.parse(value)
+    except ValueError as error:
+        raise fault(str(error)) from None
+
+
+def _unique(values: list[Any]) -> list[Any]:
+    for index, value in enumerate(values):
+        if value in values[:index]:
+            raise fault(f"names {value!r} twice")
+    return values
+
+
+def _increasing(values: list[int]) -> list[int]:
+    if any(left >= right for left, right in pairwise(values)):
+        raise fault(f"must increase from one layer to the next, not {values}")
+    return values
+
+
+Text = Annotated[str, Field(min_length=1)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Epochs = Annotated[float, Field(ge=0, le=10_000)]
+Rate = Annotated[float, Field(gt=0, le=1)]
+PointsText = Annotated[Points, BeforeValidator(_points)]
+
+
+class Section(BaseModel):
+    """A part of the recipe; keys that it does not know are refused, and no value is converted from another type."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, arbitrary_types_allowed=True
+    )
+
+    def given(self, *without: str) -> dict[str, Any]:
+        """Give the keys that the file holds, lists as tuples."""
+        pairs = ((name, getattr(self, name)) for name in self.model_fields_set if name not in without)
+        return {name: tuple(value) if isinstance(value, list) else value for name, value in pairs}
+
+
+class TeacherModel(Section):
+    """``model.teacher``: the kind of source is a key."""
+
+    folder: Text = Field(default=_UNSET)
+    hub: str = Field(default=_UNSET, pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
+    package: Text = Field(default=_UNSET)
+    factory: str = Field(default=_UNSET, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+    weights: str = Field(default=_UNSET, pattern=r"\.safetensors$")
+    architecture: Text = Field(default=_UNSET)
+    subfolder: str = ""
+    revision: str = ""
+    config: dict[str, Any] = Field(default_factory=dict)
+    sha256: dict[str, Sha256] = Field(default_factory=dict)
+    licence: str = ""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        kinds = [kind.value for kind in SourceKind if kind.value in self.model_fields_set]
+        _exactly_one(kinds, [kind.value for kind in SourceKind])
+        _only_with("subfolder", kinds[0], ("package", "hub"), self.model_fields_set)
+        _only_with("revision", kinds[0], ("hub",), self.model_fields_set)
+        _only_with("config", kinds[0], ("weights", "architecture"), self.model_fields_set)
+        _only_with("sha256", kinds[0], ("folder", "hub", "package", "weights"), self.model_fields_set)
+        if kinds == ["weights"] and not self.config:
+            raise fault("needs 'config' beside 'weights': the parameters of the architecture", key="weights")
+        return self
+
+    def build(self) -> TeacherSource:
+        """Make the dataclass."""
+        (kind,) = (kind for kind in SourceKind if kind.value in self.model_fields_set)
+        rest = self.given(*(each.value for each in SourceKind))
+        return TeacherSource(kind=kind, location=getattr(self, kind.value), **rest)
+
+
+class StudentModel(Section):
+    """``model.student``."""
+
+    layers: Annotated[list[Count], AfterValidator(_increasing)] = Field(default=_UNSET, min_length=1)
+    hidden: int = Field(default=_UNSET, ge=0, multiple_of=8)
+    widths: list[Positive] = Field(default=_UNSET, min_length=1)
+    max_length: int = Field(default=_UNSET, ge=3, le=8192)
+    vocabulary_min_count: Count = Field(default=_UNSET)
+
+
+class ModelModel(Section):
+    """``model``."""
+
+    task: Literal["text-classification", "image-classification"]
+    teacher: TeacherModel
+    student: StudentModel = StudentModel()
+
+    def build(self) -> ModelSpec:
+        """Make the dataclass."""
+        return ModelSpec(
+            task=Task(self.task), teacher=self.teacher.build(), student=StudentSpec(**self.student.given())
+        )
+
+
+class SourceModel(Section):
+    """``data.train`` and ``data.eval``: the kind of source is a key."""
+
+    csv: Text = Field(default=_UNSET)
+    jsonl: Text = Field(default=_UNSET)
+    parquet: Text = Field(default=_UNSET)
+    datasets: Text = Field(default=_UNSET)
+    images: Text = Field(default=_UNSET)
+    npz: Text = Field(default=_UNSET)
+    idx: Text = Field(default=_UNSET)
+    sklearn: Text = Field(default=_UNSET)
+    package: str = ""
+    split: str = ""
+    sha256: Sha256 = Field(default="")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        kinds = [kind for kind in get_args(DataKind) if kind in self.model_fields_set]
+        _exactly_one(kinds, list(get_args(DataKind)))
+        _only_with("package", kinds[0], _FILE_KINDS, self.model_fields_set)
+        _only_with("split", kinds[0], _SPLIT_KINDS, self.model_fields_set)
+        _only_with("sha256", kinds[0], ("csv", "jsonl", "parquet", "npz"), self.model_fields_set)
+        return self
+
+    def build(self) -> DataSource:
+        """Make the dataclass."""
+        (kind,) = (kind for kind in get_args(DataKind) if kind in self.model_fields_set)
+        return DataSource(kind=kind, location=getattr(self, kind), **self.given(*get_args(DataKind)))
+
+
+class ImageModel(Section):
+    """``data.image``."""
+
+    height: int = Field(ge=1, le=8192)
+    width: int = Field(ge=1, le=8192)
+    channels: Literal[1, 3] = Field(default=_UNSET)
+    scale: float = Field(default=_UNSET, gt=0)
+    mean: list[float] = Field(default=_UNSET)
+    std: list[Annotated[float, Field(gt=0)]] = Field(default=_UNSET)
+
+    @model_validator(mode="after")
+    def _per_channel(self) -> Self:
+        channels = self.channels or ImageSpec(height=1, width=1).channels
+        for key in ("mean", "std"):
+            values = getattr(self, key)
+            if values is not None and len(values) != channels:
+                raise fault(f"needs one value per channel: {channels}, not {len(values)}", key=key)
+        if channels > 1 and not {"mean", "std"} <= self.model_fields_set:
+            raise fault(f"needs 'mean' and 'std' with {channels} values each", key="channels")
+        return self
+
+
+class DataModel(Section):
+    """``data``."""
+
+    train: SourceModel
+    eval: SourceModel = Field(default=_UNSET)
+    eval_rows: Positive = Field(default=_UNSET)
+    text: Text = Field(default=_UNSET)
+    label: Text = Field(default=_UNSET)
+    where: dict[str, str] = Field(default=_UNSET)
+    labels: dict[str, Text] = Field(default=_UNSET, min_length=2)
+    image: ImageModel = Field(default=_UNSET)
+    licence: str = Field(default=_UNSET)
+
+    @model_validator(mode="after")
+    def _one_eval(self) -> Self:
+        if "eval" in self.model_fields_set and "eval_rows" in self.model_fields_set:
+            raise fault("gives both 'eval' and 'eval_rows'; give one", key="eval_rows")
+        if not {"eval", "eval_rows"} & self.model_fields_set:
+            raise fault("needs 'eval' (a source) or 'eval_rows' (how many rows to split off 'train')")
+        return self
+
+    def build(self) -> DataSpec:
+        """Make the dataclass."""
+        return DataSpec(
+            train=self.train.build(),
+            eval=self.eval.build() if "eval" in self.model_fields_set else None,
+            image=ImageSpec(**self.image.given()) if "image" in self.model_fields_set else None,
+            **self.given("train", "eval", "image"),
+        )
+
+
+class AdaptModel(Section):
+    """``adapt``."""
+
+    epochs: Epochs = Field(default=_UNSET)
+    batch_size: Positive = Field(default=_UNSET)
+    learning_rate: Rate = Field(default=_UNSET)
+
+
+class DistillModel(Section):
+    """``distill``."""
+
+    epochs: Epochs = Field(default=_UNSET)
+    batch_size: Positive = Field(default=_UNSET)
+    learning_rate: Rate = Field(default=_UNSET)
+    temperature: float = Field(default=_UNSET, gt=0, le=100)
+    ce_weight: float = Field(default=_UNSET, ge=0, le=1)
+    hidden_weight: float = Field(default=_UNSET, ge=0)
+
+
+class PruneModel(Section):
+    """``prune``."""
+
+    heads: Count = Field(default=_UNSET)
+    ffn: Count = Field(default=_UNSET)
+    channels: float = Field(default=_UNSET, ge=0, lt=1)
+    multiple: Positive = Field(default=_UNSET)
+    criterion: Literal["magnitude", "activation"] = Field(default=_UNSET)
+    recover_epochs: Epochs = Field(default=_UNSET)
+
+    @model_validator(mode="after")
+    def _ffn_multiple(self) -> Self:
+        multiple = self.multiple or PruneSpec().multiple
+        if self.ffn is not None and self.ffn % multiple:
+            near = max(multiple, round(self.ffn / multiple) * multiple)
+            raise fault(
+                f"must be a multiple of prune.multiple ({multiple}), not {self.ffn}; nearest: {near}", key="ffn"
+            )
+        return self
+
+
+class QuantizeModel(Section):
+    """``quantize``."""
+
+    calibration_rows: Positive = Field(default=_UNSET)
+    activations: Literal["auto", "uint8", "int8"] = Field(default=_UNSET)
+    ffn_output: Literal["dynamic", "float", "static"] = Field(default=_UNSET)
+    embedding: Literal["int8", "float"] = Field(default=_UNSET)
+
+
+class ExportModel(Section):
+    """``export``."""
+
+    formats: Annotated[list[Literal["onnx", "tflite"]], AfterValidator(_unique)] = Field(default=_UNSET, min_length=1)
+    # 17 brought LayerNormalization as one operator; 23 is the newest that the exporter was seen to write.
+    opset: int = Field(default=_UNSET, ge=17, le=23)
+
+
+class BudgetModel(Section):
+    """``budget``."""
+
+    max_drop: PointsText = Field(default=_UNSET)
+    max_changed: PointsText = Field(default=_UNSET)
+    max_size_mb: float = Field(default=_UNSET, gt=0)
+    max_latency_ms: float = Field(default=_UNSET, gt=0)
+
+
+class RecipeModel(Section):
+    """The whole file."""
+
+    name: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=64)
+    version: str = Field(pattern=r"^(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*)){2}$")
+    model: ModelModel
+    data: DataModel
+    adapt: AdaptModel = AdaptModel()
+    distill: DistillModel = DistillModel()
+    prune: PruneModel = PruneModel()
+    quantize: QuantizeModel = QuantizeModel()
+    export: ExportModel = ExportModel()
+    budget: BudgetModel = BudgetModel()
+    targets: Annotated[list[str], AfterValidator(_unique)] = Field(default=_UNSET, min_length=1)
+    seed: int = Field(default=_UNSET, ge=0, le=2**32 - 1)
+
+    def build(self, folder: Path) -> Recipe:
+        """Make the dataclass; ``folder`` is where relative paths start."""
+        return Recipe(
+            folder=folder,
+            model=self.model.build(),
+            data=self.data.build(),
+            adapt=AdaptSpec(**self.adapt.given()),
+            distill=DistillSpec(**self.distill.given()),
+            prune=PruneSpec(**self.prune.given()),
+            quantize=QuantizeSpec(**self.quantize.given()),
+            export=ExportSpec(**self.export.given()),
+            budget=BudgetSpec(**self.budget.given()),
+            **self.given("model", "data", "adapt", "distill", "prune", "quantize", "export", "budget"),
+        )
+
+    def given_keys(self) -> Iterator[tuple[str, ...]]:
+        """Yield the path of every key that the file holds in a section of this schema."""
+        yield from _given_keys(self, ())
+
+
+def _given_keys(section: Section, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    for name in section.model_fields_set:
+        yield (*path, name)
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            yield from _given_keys(value, (*path, name))
+
+
+def _exactly_one(given: Sequence[str], known: Sequence[str]) -> None:
+    if not given:
+        raise fault(f"names no source; give one of: {', '.join(known)}")
+    if len(given) > 1:
+        raise fault(f"names {len(given)} sources ({', '.join(given)}); give one", key=given[1])
+
+
+def _only_with(key: str, kind: str, kinds: tuple[str, ...], given: set[str]) -> None:
+    if key in given and kind not in kinds:
+        raise fault(f"has no meaning for a source of kind '{kind}'; it goes with: {', '.join(kinds)}", key=key)
+
+
+def known_keys(path: tuple[str | int, ...]) -> Mapping[str, object]:
+    """Give the fields of the section at ``path``; empty where there is no section."""
+    section: type[Section] = RecipeModel
+    for part in path:
+        field = section.model_fields.get(str(part))
+        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, Section):
+            return {}
+        section = field.annotation
+    return section.model_fields

@@ -1,0 +1,1 @@
+"""Student architectures, teacher sources, tasks and data."""

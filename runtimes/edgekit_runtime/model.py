@@ -1,0 +1,217 @@
+"""A bundle that answers: raw input to labelled result, with nothing but numpy and one engine."""
+
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Self, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit_runtime.bundle import Bundle, verify
+from edgekit_runtime.engines.registry import choose_engine, get_engine, open_engine
+from edgekit_runtime.errors import BundleError, MissingError, UsageError
+from edgekit_runtime.manifest import Manifest, ModelEntry, TaskName
+from edgekit_runtime.preprocess.image import ImagePreprocess
+from edgekit_runtime.preprocess.text import TextPreprocess
+from edgekit_runtime.tasks.classification import Prediction, classify
+
+if TYPE_CHECKING:
+    from edgekit_runtime.selftest import SelfTest
+
+__all__ = ["Benchmark", "Model", "load", "open_preprocess"]
+
+# str for text; an array or the path of a file for images.
+Input = str | os.PathLike[str] | NDArray[Any]
+Tensors = dict[str, NDArray[np.generic]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Benchmark:
+    """Time of the engine alone, per inference.
+
+    Attributes:
+        cpu_ms_min: Least CPU time, in ms.
+        cpu_ms_median: Median CPU time, in ms.
+        wall_ms_median: Median time on the clock, in ms.
+        runs: Inferences measured.
+        engine: Its name.
+        threads: Of the engine.
+    """
+
+    cpu_ms_min: float
+    cpu_ms_median: float
+    wall_ms_median: float
+    runs: int
+    engine: str
+    threads: int
+
+
+class Model:
+    """A verified bundle with an open engine. Safe to share between threads; made by ``load``.
+
+    Attributes:
+        bundle: Where it came from.
+        labels: Name of each class.
+        engine_name: Engine that runs it.
+        threads: Of the engine.
+    """
+
+    def __init__(self, bundle: Bundle, *, engine: str | None = None, threads: int = 1) -> None:
+        """Open ``bundle``; see ``load`` for the arguments and errors."""
+        manifest = bundle.manifest
+        row = get_engine(engine) if engine is not None else choose_engine(manifest.models)
+        entry = manifest.models.get(row.runtime)
+        if entry is None:
+            raise MissingError(
+                "E0654",
+                f"the bundle has no model for {row.name}; it has one for {', '.join(manifest.models)}",
+                fix="take another engine, or build the bundle with both formats",
+            )
+        self.bundle: Final = bundle
+        self.engine_name: Final = row.name
+        self.threads: Final = threads
+        self.labels: Final = _labels(bundle)
+        self._preprocess: Final = open_preprocess(bundle)
+        _check_contract(manifest, entry, self._preprocess, len(self.labels))
+        self._engine: Final = open_engine(row.name, bundle.read(entry.member), entry.inputs, entry.outputs, threads)
+
+    def __call__(self, x: Input) -> Prediction:
+        """Answer one input: a text, an image array, or the path of an image file.
+
+        Raises:
+            UsageError: The input does not fit the model (E09xx).
+            MissingError: A path that is not there, or Pillow is needed and not installed.
+            BundleError: The model failed or answered NaN.
+        """
+        # The cast is for the checker alone: each preprocessing refuses what it cannot take.
+        tensors = cast("Callable[[Input], Tensors]", self._preprocess)(x)
+        return classify(self._engine.run(tensors)["logits"], self.labels)
+
+    def predict_batch(self, xs: Iterable[Input]) -> list[Prediction]:
+        """Answer several inputs, one after the other: the models take one row at a time."""
+        if isinstance(xs, str):
+            raise UsageError("E0909", "predict_batch takes a list of inputs, not one text")
+        return [self(x) for x in xs]
+
+    def preprocess(self, x: Input) -> Tensors:
+        """Give the tensors that ``run`` takes."""
+        return cast("Callable[[Input], Tensors]", self._preprocess)(x)
+
+    def run(self, **tensors: NDArray[np.generic]) -> Tensors:
+        """Run the bare model on tensors of exactly its dtypes and shapes."""
+        return self._engine.run(tensors)
+
+    def benchmark(self, runs: int = 50, warmup: int = 5) -> Benchmark:
+        """Time the engine on a golden input.
+
+        With one thread the clock is the calling thread's CPU time, which other processes cannot disturb; with more it
+        is the CPU time of the whole process.
+        """
+        if runs < 1 or warmup < 0:
+            raise UsageError("E0908", f"runs must be at least 1 and warmup at least 0, not {runs} and {warmup}")
+        entry = self.bundle.manifest.models[get_engine(self.engine_name).runtime]
+        feeds = {spec.name: self.bundle.npy(f"golden/{spec.name}.npy")[:1] for spec in entry.inputs}
+        clock = time.thread_time if self.threads == 1 else time.process_time
+        for _ in range(warmup):
+            self._engine.run(feeds)
+        cpu, wall = [], []
+        for _ in range(runs):
+            wall_start, start = time.perf_counter(), clock()
+            self._engine.run(feeds)
+            cpu.append(1e3 * (clock() - start))
+            wall.append(1e3 * (time.perf_counter() - wall_start))
+        return Benchmark(
+            cpu_ms_min=min(cpu),
+            cpu_ms_median=float(np.median(cpu)),
+            wall_ms_median=float(np.median(wall)),
+            runs=runs,
+            engine=self.engine_name,
+            threads=self.threads,
+        )
+
+    def selftest(self) -> "SelfTest":
+        """Compare this machine's answers with those recorded when the bundle was built."""
+        from edgekit_runtime.selftest import run_selftest
+
+        return run_selftest(self)
+
+    def close(self) -> None:
+        """Free the engine; later calls are refused."""
+        self._engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def load(path: str | os.PathLike[str], *, engine: str | None = None, threads: int = 1) -> Model:
+    """Verify a bundle and open it.
+
+    Args:
+        path: The ``.edge`` file.
+        engine: ``onnxruntime``, ``litert``, ``tflite-runtime`` or ``tensorflow``; None takes the first that is
+            installed and for which the bundle has a model.
+        threads: Of the engine.
+
+    Raises:
+        MissingError: No such file, or the engine is not installed.
+        BundleError: The file is not an intact bundle, or its parts do not fit together.
+        UsageError: An unknown engine or a wrong number of threads.
+    """
+    return Model(verify(path), engine=engine, threads=threads)
+
+
+def open_preprocess(bundle: Bundle) -> TextPreprocess | ImagePreprocess:
+    """Build the preprocessing that ``preprocess.json`` describes.
+
+    Raises:
+        BundleError: It is damaged, or of a kind that this version does not know.
+    """
+    config = bundle.json("preprocess.json")
+    kind = config.get("kind") if isinstance(config, dict) else None
+    if kind == "image":
+        return ImagePreprocess.from_json(cast("Mapping[str, object]", config))
+    length = config.get("max_length") if isinstance(config, dict) else None
+    if kind != "text" or not isinstance(length, int):
+        raise BundleError("E0514", f"preprocess.json is not understood: kind {kind!r}, max_length {length!r}")
+    return TextPreprocess(bundle.read("tokenizer.json"), max_length=length)
+
+
+def _labels(bundle: Bundle) -> tuple[str, ...]:
+    labels = bundle.json("labels.json")
+    if not isinstance(labels, list) or len(labels) < 2 or not all(isinstance(label, str) for label in labels):
+        raise BundleError("E0516", "labels.json must be a list of two or more texts")
+    return tuple(labels)
+
+
+_PREPROCESS: Final[Mapping[TaskName, type[TextPreprocess | ImagePreprocess]]] = {
+    "text-classification": TextPreprocess,
+    "image-classification": ImagePreprocess,
+}
+
+
+def _check_contract(
+    manifest: Manifest, entry: ModelEntry, preprocess: TextPreprocess | ImagePreprocess, classes: int
+) -> None:
+    """Refuse a bundle whose parts cannot work together before the first input comes."""
+    wanted: dict[str, tuple[str, tuple[int, ...]]]
+    if isinstance(preprocess, TextPreprocess):
+        row = ("int32", (1, preprocess.max_length))
+        wanted = {"input_ids": row, "attention_mask": row}
+    else:
+        wanted = {"image": ("float32", (1, preprocess.height, preprocess.width, preprocess.channels))}
+    found = {spec.name: (spec.dtype, spec.shape) for spec in entry.inputs}
+    answers = {spec.name: (spec.dtype, spec.shape) for spec in entry.outputs}
+    fits = isinstance(preprocess, _PREPROCESS[manifest.task])
+    if not fits or found != wanted or answers.get("logits") != ("float32", (1, classes)):
+        raise BundleError(
+            "E0517",
+            "the parts of the bundle do not fit together",
+            why=f"{manifest.task}: preprocessing gives {wanted}, the model takes {found} and gives {answers}, "
+            f"and there are {classes} labels",
+            fix="build the bundle again",
+        )

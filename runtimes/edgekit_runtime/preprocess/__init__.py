@@ -1,0 +1,1 @@
+"""Raw input to tensors; desktop and device run this same code."""

@@ -1,0 +1,54 @@
+"""Logits to a label with scores."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit_runtime.errors import BundleError
+
+__all__ = ["Prediction", "classify", "softmax"]
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The answer to one input.
+
+    Attributes:
+        label: Name of the class.
+        index: Its place in the bundle's labels.
+        score: Its share of the softmax, 0 to 1.
+        scores: Of every class, in label order; they sum to 1.
+    """
+
+    label: str
+    index: int
+    score: float
+    scores: tuple[float, ...]
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """``exp(x - max x) / sum exp(x - max x)`` over a vector; the shift changes nothing but prevents overflow."""
+    powers = np.exp(logits - logits.max())
+    result: NDArray[np.float32] = powers / powers.sum()
+    return result
+
+
+def classify(logits: NDArray[np.generic], labels: Sequence[str]) -> Prediction:
+    """Read logits of shape (1, C).
+
+    Raises:
+        BundleError: They hold NaN or infinity.
+    """
+    row: NDArray[np.float32] = logits[0]
+    if not np.isfinite(row).all():
+        raise BundleError(
+            "E0911",
+            f"the model answered {row.tolist()[:8]}",
+            why="an output that is NaN or infinite is no answer",
+            fix="run `python -m edgekit_runtime selftest` on the bundle",
+        )
+    scores = tuple(softmax(row).tolist())
+    index = int(row.argmax())
+    return Prediction(labels[index], index, scores[index], scores)
