@@ -25,6 +25,7 @@ help:
 	@echo "make clean   remove $(VENV), runs/ and what the tools left behind"
 
 setup: $(STAMP)
+	@echo "== $(VENV) is ready"
 
 # The stamp is newer than both files as long as nothing that decides what to install has changed.
 $(STAMP): pyproject.toml constraints.txt | $(BIN)/pip

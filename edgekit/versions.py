@@ -10,7 +10,7 @@ from types import MappingProxyType
 __all__ = ["Requirement", "requirements", "version_matches"]
 
 _CLAUSE = re.compile(r"(==|!=|>=|<=|>|<|~=)\s*([0-9]+(?:\.[0-9]+)*)(\.\*)?")
-_REQUIREMENT = re.compile(r"([A-Za-z0-9][\w.-]*?)\s*((?:[=!<>~]=?[^;,\s]+,?\s*)*)(?:;\s*(.*))?")
+_REQUIREMENT = re.compile(r"([A-Za-z0-9][\w.-]*)\s*((?:[=!<>~][^;@]*)?)(?:;(.*))?")
 _EXTRA = re.compile(r"""extra\s*==\s*['"]([^'"]+)['"]""")
 _COMPARE: Mapping[str, Callable[[tuple[int, ...], tuple[int, ...]], bool]] = MappingProxyType(
     {
@@ -52,7 +52,7 @@ def requirements(distribution: str) -> tuple[Requirement, ...]:
             raise ValueError(f"requirement {text!r} is not understood")
         extra = _EXTRA.search(match[3] or "")
         name = re.sub(r"[-_.]+", "-", match[1]).lower()
-        found.append(Requirement(name, match[2].strip(), extra[1] if extra else ""))
+        found.append(Requirement(name, re.sub(r"\s+", "", match[2]), extra[1] if extra else ""))
     return tuple(found)
 
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from edgekit_runtime.model import Model, Prediction
+    from edgekit_runtime.model import Model
+    from edgekit_runtime.tasks.classification import Prediction
 
 __all__ = ["command"]
 

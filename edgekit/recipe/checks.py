@@ -7,13 +7,13 @@ from edgekit.recipe.schema import RecipeModel
 from edgekit.recipe.spec import AdaptSpec
 from edgekit.targets import TARGETS
 
-__all__ = ["cross_faults"]
+__all__ = ["IMAGE_ONLY", "TEXT_ONLY", "cross_faults"]
 
-_TEXT_ONLY = (
+# Keys that mean nothing to the other task.
+TEXT_ONLY = (
     ("model", "student", "layers"),
     ("model", "student", "hidden"),
     ("model", "student", "max_length"),
-    ("model", "student", "vocabulary_min_count"),
     ("data", "text"),
     ("distill", "hidden_weight"),
     ("prune", "heads"),
@@ -21,7 +21,7 @@ _TEXT_ONLY = (
     ("quantize", "ffn_output"),
     ("quantize", "embedding"),
 )
-_IMAGE_ONLY = (
+IMAGE_ONLY = (
     ("model", "student", "widths"),
     ("data", "image"),
     ("prune", "channels"),
@@ -36,7 +36,7 @@ def cross_faults(model: RecipeModel) -> Iterator[tuple[Path, str]]:
     """Yield (path of the key, fault) for each pair of sections that do not fit together."""
     given = set(model.given_keys())
     is_text = model.model.task == "text-classification"
-    for path in _IMAGE_ONLY if is_text else _TEXT_ONLY:
+    for path in IMAGE_ONLY if is_text else TEXT_ONLY:
         if path in given:
             yield path, f"has no meaning for the task '{model.model.task}'; remove it"
     yield from _data_faults(model, given, is_text=is_text)

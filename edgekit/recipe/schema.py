@@ -131,7 +131,6 @@ class StudentModel(Section):
     hidden: int = Field(default=_UNSET, ge=0, multiple_of=8)
     widths: list[Positive] = Field(default=_UNSET, min_length=1)
     max_length: int = Field(default=_UNSET, ge=3, le=8192)
-    vocabulary_min_count: Count = Field(default=_UNSET)
 
 
 class ModelModel(Section):
@@ -312,6 +311,7 @@ class RecipeModel(Section):
     budget: BudgetModel = BudgetModel()
     targets: Annotated[list[str], AfterValidator(_unique)] = Field(default=_UNSET, min_length=1)
     seed: int = Field(default=_UNSET, ge=0, le=2**32 - 1)
+    precision: Literal["auto", "float32", "bfloat16"] = Field(default=_UNSET)
 
     def build(self, folder: Path) -> Recipe:
         """Make the dataclass; ``folder`` is where relative paths start."""

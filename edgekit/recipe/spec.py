@@ -78,15 +78,12 @@ class StudentSpec:
             distillation loss learns a projection back (text only); 0 = the teacher's.
         widths: Channels of each block (image only); empty = the teacher's.
         max_length: Tokens per text, including the special ones (text only).
-        vocabulary_min_count: Tokens seen less often than this in the training texts leave the vocabulary and are
-            spelled from smaller pieces; 0 keeps every token (text only).
     """
 
     layers: tuple[int, ...] = ()
     hidden: int = 0
     widths: tuple[int, ...] = ()
     max_length: int = 64
-    vocabulary_min_count: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,11 +166,19 @@ class DataSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdaptSpec:
-    """Fine-tune the teacher on the training rows. ``epochs = 0`` takes it as it is."""
+    """Fine-tune the teacher on the training rows. ``epochs = 0`` takes it as it is.
+
+    Attributes:
+        epochs: Passes over the training rows.
+        batch_size: Rows per step.
+        learning_rate: Peak; linear warm-up over 6 % of steps, then linear decay to 0.
+        frozen_layers: Encoder layers that stay as they are, counted from the input; embeddings always stay (text only).
+    """
 
     epochs: float = 2
     batch_size: int = 32
     learning_rate: float = 1e-4
+    frozen_layers: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,6 +276,7 @@ class Recipe:
         folder: Folder of the recipe file; relative paths start here.
         targets: Names from ``edgekit targets``; the first is the default.
         seed: Seed of every random choice.
+        precision: Of the matrix products in training; ``auto`` takes bfloat16 where the CPU has it.
     """
 
     name: str
@@ -286,3 +292,4 @@ class Recipe:
     budget: BudgetSpec = field(default_factory=BudgetSpec)
     targets: tuple[str, ...] = ("x86-64",)
     seed: int = 0
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -101,6 +101,7 @@ budget:                                # a build that misses one of these fails 
 
 targets: [x86-64]                      # see: edgekit targets
 seed: 0
+precision: auto                        # of training; or float32, bfloat16. auto: bfloat16 where the CPU has it
 """
 
 _TEXT_STEPS = {

@@ -13,7 +13,17 @@ from edgekit_models.image_classifier import ConvConfig, ImageClassifier, ImageCo
 from edgekit_models.text_classifier import LayerConfig, TextClassifier, TextConfig
 from edgekit_runtime.errors import ConversionError
 
-__all__ = ["Classifier", "build_model", "load_model", "load_own_model", "save_foreign_model", "save_model"]
+__all__ = [
+    "Classifier",
+    "build_model",
+    "load_model",
+    "load_own_model",
+    "load_weights",
+    "parse_config",
+    "read_config",
+    "save_foreign_model",
+    "save_model",
+]
 
 Classifier = TextClassifier | ImageClassifier
 
@@ -30,7 +40,13 @@ def save_model(model: Classifier, folder: Path) -> None:
 
 
 def build_model(raw: dict[str, Any], *, name: str) -> Classifier:
-    """Make an untrained model from the content of a ``config.json`` that edgekit wrote.
+    """Make an untrained model from the content of a ``config.json`` that edgekit wrote."""
+    config = parse_config(raw, name=name)
+    return TextClassifier(config) if isinstance(config, TextConfig) else ImageClassifier(config)
+
+
+def parse_config(raw: dict[str, Any], *, name: str) -> TextConfig | ImageConfig:
+    """Turn the content of a ``config.json`` that edgekit wrote into a shape.
 
     Raises:
         ConversionError: The config is of another kind, lacks a key or has one too many.
@@ -40,10 +56,10 @@ def build_model(raw: dict[str, Any], *, name: str) -> Classifier:
     try:
         if kind == _TEXT:
             layers = tuple(LayerConfig(**size) for size in raw.pop("layers"))
-            return TextClassifier(TextConfig(**raw, layers=layers))
+            return TextConfig(**raw, layers=layers)
         if kind == _IMAGE:
             convs = tuple(ConvConfig(**size) for size in raw.pop("convs"))
-            return ImageClassifier(ImageConfig(**raw, convs=convs))
+            return ImageConfig(**raw, convs=convs)
     except (KeyError, TypeError, ValueError) as error:
         raise ConversionError("E0705", f"the config of {name} does not describe a model: {error}") from error
     raise ConversionError(
@@ -54,14 +70,29 @@ def build_model(raw: dict[str, Any], *, name: str) -> Classifier:
     )
 
 
+def read_config(path: Path) -> TextConfig | ImageConfig:
+    """Read a ``config.json`` that ``save_model`` wrote, without building the model."""
+    return parse_config(json.loads(path.read_text(encoding="utf-8")), name=path.name)
+
+
 def load_own_model(config: Path, weights: Path) -> Classifier:
     """Read a model of our own architectures from its config and its safetensors file."""
     model = build_model(json.loads(config.read_text(encoding="utf-8")), name=config.name)
+    load_weights(model, weights)
+    return model
+
+
+def load_weights(model: Classifier, weights: Path) -> None:
+    """Fill a model from a safetensors file and put it into evaluation mode.
+
+    Raises:
+        ConversionError: Names or shapes differ.
+    """
     try:
         model.load_state_dict(load_file(weights))
     except RuntimeError as error:
-        raise ConversionError("E0706", f"{weights.name} does not fit {config.name}", why=str(error)) from error
-    return model.eval()
+        raise ConversionError("E0706", f"{weights.name} does not fit its config", why=str(error)) from error
+    model.eval()
 
 
 def save_foreign_model(model: nn.Module, example: tuple[torch.Tensor, ...], folder: Path) -> None:

@@ -30,7 +30,7 @@ def text_student(
     chosen = list(layers) or list(range(have))
     if max(chosen) >= have:
         raise UsageError(
-            "E0120",
+            "E0130",
             f"model.student.layers names layer {max(chosen)}, but the teacher has {have} layers, 0 to {have - 1}",
             fix="name layers of the teacher",
         )

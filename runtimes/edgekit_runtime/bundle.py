@@ -211,6 +211,11 @@ def _check_frame(view: memoryview, wanted: list[tuple[bytes, bytes | memoryview]
         raise _damaged("E0504", f"the directory at the end of {source} is wrong", "it is not the derived one")
 
 
+def _open_without_waiting(path: str, flags: int) -> int:
+    # Opening a named pipe would wait for a writer that may never come.
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
 def verify(path: str | os.PathLike[str]) -> Bundle:
     """Read a bundle once and check every byte of it.
 
@@ -220,7 +225,7 @@ def verify(path: str | os.PathLike[str]) -> Bundle:
         BundleError: The file is not an intact bundle.
     """
     try:
-        with Path(path).open("rb") as file:
+        with open(path, "rb", opener=_open_without_waiting) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise UsageError("E0901", f"{os.fspath(path)} is not a regular file")

@@ -21,7 +21,10 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
         stem = name.replace("-", "_")
         meta = f"{stem}-{version}.dist-info"
         record = "".join(f"{path},,\n" for path in [*files, f"{meta}/METADATA", f"{meta}/RECORD"])
-        texts = {f"{meta}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n", f"{meta}/RECORD": record}
+        texts = {
+            f"{meta}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+            f"{meta}/RECORD": record,
+        }
         for path, data in {**files, **{path: text.encode() for path, text in texts.items()}}.items():
             (site / path).parent.mkdir(parents=True, exist_ok=True)
             (site / path).write_bytes(data)

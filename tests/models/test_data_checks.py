@@ -163,9 +163,7 @@ def test_class_with_a_single_row_cannot_be_split(tmp_path: Path) -> None:
     assert "'9'" in refused("E0235", tmp_path, rows(*"abcde", labels=[0, 0, 1, 1, 9])).what
 
 
-@pytest.mark.parametrize(
-    ("task", "kind"), [(Task.TEXT_CLASSIFICATION, "npz"), (Task.IMAGE_CLASSIFICATION, "csv")]
-)
+@pytest.mark.parametrize(("task", "kind"), [(Task.TEXT_CLASSIFICATION, "npz"), (Task.IMAGE_CLASSIFICATION, "csv")])
 def test_source_that_does_not_fit_the_task_is_refused(tmp_path: Path, task: Task, kind: str) -> None:
     spec = DataSpec(train=DataSource(kind=kind, location="x"), eval_rows=2, image=ImageSpec(height=8, width=8))
     with pytest.raises(UsageError) as caught:

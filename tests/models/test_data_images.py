@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -246,6 +247,7 @@ class Pictures:
     """Answers as ``datasets.Dataset`` does where edgekit asks it."""
 
     column_names = ("image", "label")
+    features: ClassVar[dict[str, object]] = {}
 
     def __init__(self, rows: list[dict[str, object]]) -> None:
         self.rows = rows

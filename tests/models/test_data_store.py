@@ -11,7 +11,13 @@ from edgekit.recipe.spec import Task
 from edgekit_models.data import Dataset, Rows, read_dataset, save_dataset
 from edgekit_runtime.errors import UsageError
 
-TEXTS = ("plain", "caf\u00e9 \u4e2d\u6587 \U0001f600", 'quotes " and \\ and\nlines\r\n', "one\u2028two\u0085three", "\x00\x1f")
+TEXTS = (
+    "plain",
+    "caf\u00e9 \u4e2d\u6587 \U0001f600",
+    'quotes " and \\ and\nlines\r\n',
+    "one\u2028two\u0085three",
+    "\x00\x1f",
+)
 
 
 def text_set() -> Dataset:

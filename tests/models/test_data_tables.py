@@ -3,8 +3,9 @@
 import hashlib
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pyarrow as pa
 import pytest
@@ -205,16 +206,19 @@ def test_library_that_is_not_installed_is_named_with_its_command(
 ) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     error = fault(MissingError, "E0209", tmp_path, DataSource(kind="datasets", location="rotten_tomatoes"))
-    assert error.fix == "pip install datasets"
+    assert error.fix == "pip install datasets 'huggingface-hub<1'"
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     (tmp_path / "rows.parquet").touch()
-    assert "edgekit[build]" in fault(
-        MissingError, "E0227", tmp_path, DataSource(kind="parquet", location="rows.parquet")
-    ).fix
+    assert (
+        "edgekit[build]"
+        in fault(MissingError, "E0227", tmp_path, DataSource(kind="parquet", location="rows.parquet")).fix
+    )
 
 
 class Table(dict[str, list[object]]):
     """Answers as ``datasets.Dataset`` does where edgekit asks it."""
+
+    features: Mapping[str, object] = {}
 
     @property
     def column_names(self) -> list[str]:
@@ -232,7 +236,8 @@ def datasets_library(monkeypatch: pytest.MonkeyPatch) -> None:
         if name != "known":
             raise FileNotFoundError(f"Couldn't find any data file at {name}")
         rows = Table(text=[text for text, _ in ROWS], label=[i % 2 for i in range(12)])
-        return {"train": rows, "test": Table(text=["an unseen text", "another"], label=[0, 1])}
+        rows.features = {"label": SimpleNamespace(names=["minus", "plus"])}
+        return {"train": rows, "test": Table(text=["an unseen text", "another"], label=["plus", "minus"])}
 
     module = ModuleType("datasets")
     module.load_dataset = load_dataset_by_name  # type: ignore[attr-defined]
@@ -245,6 +250,9 @@ def test_named_data_set_is_read_by_split(tmp_path: Path) -> None:
     dataset = load(tmp_path, train, eval=test, eval_rows=0)
     assert (len(dataset.train), len(dataset.evaluation)) == (12, 2)
     assert dataset.evaluation.texts == ("an unseen text", "another")
+    assert dataset.labels == ("minus", "plus")
+    assert dataset.evaluation.targets.tolist() == [1, 0]
+    assert load(tmp_path, train, labels={"0": "bad", "1": "good"}).labels == ("bad", "good")
     error = fault(UsageError, "E0234", tmp_path, DataSource(kind="datasets", location="known", split="tests"))
     assert "did you mean 'test'" in error.what
     fault(UsageError, "E0234", tmp_path, DataSource(kind="datasets", location="known"))

@@ -9,7 +9,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import requests
-from huggingface_hub import errors
+from huggingface_hub import constants, errors
 
 from edgekit.recipe.spec import SourceKind, TeacherSource
 from edgekit_models.teachers import TeacherFiles, resolve_teacher
@@ -34,8 +34,7 @@ def cache(tmp_path: Path, transformers_folder: Path, monkeypatch: pytest.MonkeyP
     (model / "refs" / "main").write_text(COMMIT)
     (model / "snapshots").mkdir()
     transformers_folder.rename(model / "snapshots" / COMMIT)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(huggingface_hub._snapshot_download.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     return model / "snapshots" / COMMIT
 
 
@@ -141,6 +140,9 @@ def test_code_and_pickles_are_never_asked_for(cache: Path, monkeypatch: pytest.M
     listing = ["config.json", "vocab.txt", "model.safetensors", "modeling.py", "pytorch_model.bin", "onnx/config.json"]
     kept = list(huggingface_hub.utils.filter_repo_objects(listing, allow_patterns=allowed, ignore_patterns=ignored))
     assert kept == ["config.json", "vocab.txt", "model.safetensors"]
+    resolve(source(), offline=True)
+    assert asked["revision"] is None
+    assert asked["local_files_only"] is True
 
 
 def test_library_that_is_not_installed_is_named_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,10 +57,10 @@ def test_digest_follows_every_file_and_no_place(tmp_path: Path, transformers_fol
 
 def test_wrong_sha256_is_refused(tmp_path: Path, transformers_folder: Path) -> None:
     assert transformers_folder.is_dir()
-    refused(
-        UsageError, "E0202", tmp_path, SourceKind.FOLDER, "my-bert", sha256={"model.safetensors": "0" * 64}
+    refused(UsageError, "E0202", tmp_path, SourceKind.FOLDER, "my-bert", sha256={"model.safetensors": "0" * 64})
+    error = refused(
+        MissingError, "E0254", tmp_path, SourceKind.FOLDER, "my-bert", sha256={"model.safetensor": "0" * 64}
     )
-    error = refused(MissingError, "E0254", tmp_path, SourceKind.FOLDER, "my-bert", sha256={"model.safetensor": "0" * 64})
     assert "did you mean 'model.safetensors'" in error.what
 
 
@@ -133,9 +133,7 @@ def test_weights_file_comes_with_its_config(tmp_path: Path, safetensors_bytes: b
     assert teacher.description == "weights w.safetensors"
     other = resolve(tmp_path, SourceKind.WEIGHTS, "w.safetensors", config={"widths": [16]})
     assert other.digest != teacher.digest
-    refused(
-        UsageError, "E0202", tmp_path, SourceKind.WEIGHTS, "w.safetensors", sha256={"w.safetensors": "0" * 64}
-    )
+    refused(UsageError, "E0202", tmp_path, SourceKind.WEIGHTS, "w.safetensors", sha256={"w.safetensors": "0" * 64})
 
 
 def test_own_architecture_needs_no_file(tmp_path: Path) -> None:
@@ -186,9 +184,7 @@ def test_code_runs_only_when_the_user_trusts_it(tmp_path: Path) -> None:
         assert teacher.path is None
         assert (tmp_path / "ran").exists()
         assert sys.path == before
-        near = refused(
-            UsageError, "E0258", tmp_path, SourceKind.FACTORY, "factory_module:make_techer", trust_code=True
-        )
+        near = refused(UsageError, "E0258", tmp_path, SourceKind.FACTORY, "factory_module:make_techer", trust_code=True)
         assert "did you mean 'make_teacher'" in near.what
         refused(UsageError, "E0258", tmp_path, SourceKind.FACTORY, "factory_module:value", trust_code=True)
     finally:

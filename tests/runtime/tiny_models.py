@@ -251,7 +251,8 @@ def image_bundle_parts() -> dict[str, object]:
     raw = np.random.default_rng(3).integers(0, 256, (6, 8, 8), np.uint8)
     image = (raw.astype(np.float32) / 255).reshape(6, 8, 8, 1)
     logits = np.concatenate([image_logits(row) for row in image])
-    config = dict(kind="image", height=8, width=8, channels=1, scale=1 / 255, mean=[0.0], std=[1.0], resize="bilinear")
+    config = {"kind": "image", "height": 8, "width": 8, "channels": 1, "scale": 1 / 255, "mean": [0.0], "std": [1.0]}
+    config["resize"] = "bilinear"
     members = {
         "model.onnx": onnx_image(),
         "model.tflite": tflite_image(),

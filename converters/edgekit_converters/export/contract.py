@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from edgekit_models.image_classifier import ConvBlock, ImageClassifier
+from edgekit_models.image_classifier import ConvBlock, ImageClassifier, ImageConfig
 from edgekit_models.saved import Classifier
-from edgekit_models.text_classifier import TextClassifier
+from edgekit_models.text_classifier import TextClassifier, TextConfig
 from edgekit_runtime.manifest import TensorSpec
 
 __all__ = ["ModelContract", "contract_of", "exportable"]
@@ -34,18 +34,18 @@ class ModelContract:
         return tuple(torch.ones(spec.shape, dtype=_DTYPES[spec.dtype]) for spec in self.inputs)
 
 
-def contract_of(model: Classifier) -> ModelContract:
-    """Give the contract that a model fulfils once it is ``exportable``."""
-    if isinstance(model, TextClassifier):
-        shape = (1, model.config.max_length)
+def contract_of(config: TextConfig | ImageConfig) -> ModelContract:
+    """Give the contract that a model of this shape fulfils once it is ``exportable``."""
+    shape: tuple[int, ...]
+    if isinstance(config, TextConfig):
+        shape = (1, config.max_length)
         inputs = tuple(
             TensorSpec(name=name, tensor=name, dtype="int32", shape=shape) for name in ("input_ids", "attention_mask")
         )
     else:
-        size = model.config
-        shape = (1, size.height, size.width, size.channels)
+        shape = (1, config.height, config.width, config.channels)
         inputs = (TensorSpec(name="image", tensor="image", dtype="float32", shape=shape),)
-    logits = TensorSpec(name="logits", tensor="logits", dtype="float32", shape=(1, model.config.classes))
+    logits = TensorSpec(name="logits", tensor="logits", dtype="float32", shape=(1, config.classes))
     return ModelContract(inputs=inputs, outputs=(logits,))
 
 

@@ -1,17 +1,13 @@
 """Float32 ONNX from a PyTorch classifier: one file, fixed shapes, no paths of the build machine inside."""
 
-import contextlib
-import io
-import logging
-import warnings
 from pathlib import Path
 
 import onnx
 import torch
 
 from edgekit_converters.export.contract import ModelContract, exportable
+from edgekit_converters.quiet import converting
 from edgekit_models.saved import Classifier
-from edgekit_runtime.errors import ConversionError
 
 __all__ = ["SCOPES", "export_onnx"]
 
@@ -31,43 +27,22 @@ def export_onnx(model: Classifier, contract: ModelContract, path: Path, *, opset
     Raises:
         ConversionError: The exporter or the checker refuses the model.
     """
-    module = exportable(model)
-    noise = io.StringIO()
-    try:
-        with torch.no_grad(), warnings.catch_warnings(), contextlib.redirect_stdout(noise), _quiet():
-            warnings.simplefilter("ignore")  # the exporter warns of its own internals
-            program = torch.onnx.export(
-                module,
-                contract.example(),
-                input_names=[spec.name for spec in contract.inputs],
-                output_names=[spec.name for spec in contract.outputs],
-                dynamo=True,
-                opset_version=opset,
-                external_data=False,
-                verbose=False,
-            )
-            assert program is not None  # dynamo=True without a path gives a program
-            proto = program.model_proto
-    except Exception as error:
-        raise ConversionError(
-            "E0720",
-            "the model could not be exported to ONNX",
-            why=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
-            fix="run again with --debug to see the exporter's own report",
-        ) from error
+    with torch.no_grad(), converting("E0720", "the model could not be exported to ONNX"):
+        program = torch.onnx.export(
+            exportable(model),
+            contract.example(),
+            input_names=[spec.name for spec in contract.inputs],
+            output_names=[spec.name for spec in contract.outputs],
+            dynamo=True,
+            opset_version=opset,
+            external_data=False,
+            verbose=False,
+        )
+        assert program is not None  # dynamo=True without a path gives a program
+        proto = program.model_proto
     _strip(proto)
     onnx.checker.check_model(proto, full_check=True)
     path.write_bytes(proto.SerializeToString(deterministic=True))
-
-
-@contextlib.contextmanager
-def _quiet():  # type: ignore[no-untyped-def]  # noqa: ANN202 - a generator that contextmanager turns into a context
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)
 
 
 def _strip(proto: onnx.ModelProto) -> None:

@@ -1,19 +1,18 @@
 """Float32 TFLite from a PyTorch classifier through litert-torch."""
 
-import contextlib
-import io
-import logging
-import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from edgekit_converters.export.contract import ModelContract, exportable
+from edgekit_converters.quiet import converting
 from edgekit_models.saved import Classifier
 from edgekit_runtime.errors import ConversionError
 
 __all__ = ["export_tflite", "tflite_contract"]
+
+_PREFIX = "serving_default_"  # litert-torch names tensors after the signature
 
 
 def export_tflite(model: Classifier, contract: ModelContract, path: Path) -> None:
@@ -27,37 +26,35 @@ def export_tflite(model: Classifier, contract: ModelContract, path: Path) -> Non
     Raises:
         ConversionError: litert-torch refuses the model.
     """
-    noise = io.StringIO()
     names = [spec.name for spec in contract.inputs]
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(noise), contextlib.redirect_stderr(noise):
-            warnings.simplefilter("ignore")  # the converter warns of its own internals
-            before = logging.root.manager.disable
-            logging.disable(logging.WARNING)
-            try:
-                import litert_torch
+    with torch.no_grad(), converting("E0721", "the model could not be converted to TFLite"):
+        import litert_torch
 
-                with torch.no_grad():
-                    edge = litert_torch.convert(
-                        exportable(model), sample_kwargs=dict(zip(names, contract.example(), strict=True))
-                    )
-                edge.export(str(path))
-            finally:
-                logging.disable(before)
-    except Exception as error:
-        raise ConversionError(
-            "E0721",
-            "the model could not be converted to TFLite",
-            why=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
-            fix="run again with --debug to see the converter's own report",
-        ) from error
+        edge = litert_torch.convert(exportable(model), sample_kwargs=dict(zip(names, contract.example(), strict=True)))
+        edge.export(str(path))
 
 
-def tflite_contract(contract: ModelContract) -> ModelContract:
-    """Give the contract with the tensor names that litert-torch writes into the file."""
-    return ModelContract(
-        inputs=tuple(replace(spec, tensor=f"serving_default_{spec.name}") for spec in contract.inputs),
-        outputs=tuple(
-            replace(spec, tensor=f"serving_default_output_{i}_output") for i, spec in enumerate(contract.outputs)
-        ),
+def tflite_contract(contract: ModelContract, path: Path) -> ModelContract:
+    """Give the contract with the tensor names that stand in a TFLite file; quantising may have renamed an output.
+
+    Raises:
+        ConversionError: The file's inputs or outputs are not those of the contract.
+    """
+    from ai_edge_litert.interpreter import Interpreter
+
+    with converting("E0722", f"{path.name} could not be read back"):
+        interpreter = Interpreter(model_content=path.read_bytes())
+    found = [str(row["name"]) for row in interpreter.get_input_details()]
+    given = [str(row["name"]) for row in interpreter.get_output_details()]
+    inputs = tuple(replace(spec, tensor=_match(f"{_PREFIX}{spec.name}", found)) for spec in contract.inputs)
+    outputs = tuple(
+        replace(spec, tensor=_match(f"{_PREFIX}output_{i}", given)) for i, spec in enumerate(contract.outputs)
     )
+    return ModelContract(inputs=inputs, outputs=outputs)
+
+
+def _match(start: str, names: list[str]) -> str:
+    hits = [name for name in names if name.startswith(start)]
+    if len(hits) != 1:
+        raise ConversionError("E0723", f"the TFLite file has no single tensor {start!r}", why=f"it has {names}")
+    return hits[0]

@@ -7,7 +7,6 @@ runtime fall back to float. See docs/decisions/0002-own-qdq.md.
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
@@ -15,19 +14,12 @@ import onnx
 from numpy.typing import NDArray
 
 from edgekit_converters.quantize.grid import ActivationType, Range, bias_codes, grid_of, weight_grid
+from edgekit_converters.quantize.modes import Mode
 from edgekit_converters.quantize.onnx_graph import GraphEditor, module_path
 
-__all__ = ["Mode", "OnnxStatic", "calibrate_onnx", "quantize_onnx"]
+__all__ = ["OnnxStatic", "calibrate_onnx", "quantize_onnx"]
 
 Feeds = Mapping[str, NDArray[np.generic]]
-
-
-class Mode(StrEnum):
-    """How one layer computes."""
-
-    STATIC = "static"  # int8 weights, activations on a calibrated grid
-    DYNAMIC = "dynamic"  # int8 weights, activations on a grid measured at each run
-    FLOAT = "float"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

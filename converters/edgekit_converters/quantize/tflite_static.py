@@ -1,8 +1,5 @@
 """Static int8 for TFLite through ai-edge-quantizer, calibrated with a true minimum and maximum."""
 
-import contextlib
-import io
-import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit_converters.quantize.onnx_static import Mode
+from edgekit_converters.quantize.modes import Mode
+from edgekit_converters.quiet import converting
 from edgekit_runtime.errors import ConversionError
 
 __all__ = ["TfliteRules", "image_rules", "quantize_tflite", "text_rules"]
@@ -66,28 +64,13 @@ def quantize_tflite(
     Raises:
         ConversionError: ai-edge-quantizer refuses the model, or a range is not finite.
     """
-    noise = io.StringIO()
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with contextlib.redirect_stdout(noise), contextlib.redirect_stderr(noise):
-            ranges = _calibrate(source, rows)
-            _check(ranges)
-            from ai_edge_quantizer import quantizer
+    with converting("E0731", "the TFLite model could not be quantised"):
+        ranges = _calibrate(source, rows)
+        _check(ranges)
+        from ai_edge_quantizer import quantizer
 
-            job = quantizer.Quantizer(str(source), _recipe(rules))
-            job.quantize(ranges).export_model(str(target), overwrite=True)
-    except ConversionError:
-        raise
-    except Exception as error:
-        raise ConversionError(
-            "E0731",
-            "the TFLite model could not be quantised",
-            why=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
-            fix="run again with --debug to see the quantiser's own report",
-        ) from error
-    finally:
-        logging.disable(before)
+        job = quantizer.Quantizer(str(source), _recipe(rules))
+        job.quantize(ranges).export_model(str(target), overwrite=True)
 
 
 def _calibrate(source: Path, rows: Iterable[Mapping[str, NDArray[np.generic]]]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edgekit.recipe.spec import DataSource, DataSpec, ImageSpec
 from edgekit_models.data.pixels import Picture, decode_file, decode_picture, fit
 from edgekit_models.data.raw import RawImages
-from edgekit_models.data.sources import find_source_file, find_source_folder, load_named_dataset
+from edgekit_models.data.sources import find_source_file, find_source_folder, load_named_dataset, named_labels
 from edgekit_models.files import near
 from edgekit_runtime.errors import MissingError, UsageError
 
@@ -80,7 +80,7 @@ def _read_named(source: DataSource, spec: DataSpec, _folder: Path) -> RawImages:
         )
     arrays = (decode_picture(_picture(row, title=source.location)) for row in rows)
     images = _stack(arrays, len(rows), _image(spec))
-    return RawImages(title=source.location, images=images, labels=rows[spec.label])
+    return RawImages(title=source.location, images=images, labels=named_labels(rows, spec))
 
 
 def _picture(row: Mapping[str, object], *, title: str) -> Picture:

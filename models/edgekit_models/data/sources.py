@@ -1,14 +1,14 @@
 """What table and image sources share: their file, and data sets of the ``datasets`` library."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from edgekit.recipe.spec import DataSource
+from edgekit.recipe.spec import DataSource, DataSpec
 from edgekit_models.files import check_sha256, find_file, find_package_file, find_package_folder, near
 from edgekit_runtime.errors import MissingError, UsageError
 
-__all__ = ["NamedDataset", "find_source_file", "find_source_folder", "load_named_dataset"]
+__all__ = ["NamedDataset", "find_source_file", "find_source_folder", "load_named_dataset", "named_labels"]
 
 
 class NamedDataset(Protocol):
@@ -16,6 +16,9 @@ class NamedDataset(Protocol):
 
     @property
     def column_names(self) -> list[str]: ...
+
+    @property
+    def features(self) -> Mapping[str, object]: ...
 
     def __len__(self) -> int: ...
 
@@ -78,7 +81,7 @@ def load_named_dataset(source: DataSource) -> NamedDataset:
             "E0209",
             "the library 'datasets' is not installed",
             why=f"the recipe names the data set {source.location!r}",
-            fix="pip install datasets",
+            fix="pip install datasets 'huggingface-hub<1'",  # newer ones do not go with our transformers
         ) from error
     try:
         loaded = datasets.load_dataset(source.location)
@@ -100,3 +103,13 @@ def load_named_dataset(source: DataSource) -> NamedDataset:
             fix="set 'split' beside 'datasets'",
         )
     return splits[source.split]
+
+
+def named_labels(rows: NamedDataset, spec: DataSpec) -> Sequence[object]:
+    """Give the label column; codes of a ``ClassLabel`` become its names unless the recipe names the raw values."""
+    cells = rows[spec.label]
+    names = getattr(rows.features.get(spec.label), "names", None)
+    if names is None or spec.labels:
+        return cells
+    # The library writes -1 where the label is not known.
+    return [names[cell] if isinstance(cell, int) and cell >= 0 else None for cell in cells]

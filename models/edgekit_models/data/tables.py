@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from edgekit.recipe.spec import DataSource, DataSpec
 from edgekit_models.data.raw import RawTable, raw_label
-from edgekit_models.data.sources import find_source_file, load_named_dataset
+from edgekit_models.data.sources import find_source_file, load_named_dataset, named_labels
 from edgekit_models.files import near
 from edgekit_runtime.errors import MissingError, UsageError
 
@@ -37,7 +37,10 @@ def read_table(source: DataSource, spec: DataSpec, *, folder: Path) -> RawTable:
     """
     if source.kind == "datasets":
         named = load_named_dataset(source)
-        columns = _Columns({name: named[name] for name in named.column_names}, range(1, len(named) + 1), "row")
+        cells = {name: named[name] for name in named.column_names}
+        if spec.label in cells:
+            cells[spec.label] = named_labels(named, spec)
+        columns = _Columns(cells, range(1, len(named) + 1), "row")
     else:
         path = find_source_file(source, folder=folder)
         try:

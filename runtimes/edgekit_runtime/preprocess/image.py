@@ -138,7 +138,8 @@ class ImagePreprocess:
         if min(height, width) < 1 or channels not in {1, 3} or not sizes_fit or not (stds > 0).all():
             raise BundleError("E0515", "the image preprocessing is out of range", why="see preprocess.json")
         self.height, self.width, self.channels = height, width, channels
-        gain, offset = scale / stds, -means / stds
+        with np.errstate(over="ignore"):
+            gain, offset = scale / stds, -means / stds
         if not (np.isfinite(gain).all() and np.isfinite(offset).all()):
             raise BundleError("E0515", "the image preprocessing is not finite", why="see preprocess.json")
         self._gain: Final = gain.astype(np.float32)
@@ -160,7 +161,7 @@ class ImagePreprocess:
             height, width, channels = (int(cast("int", config[key])) for key in ("height", "width", "channels"))
             mean, std = (tuple(map(float, cast("list[float]", config[key]))) for key in ("mean", "std"))
             scale = float(cast("float", config["scale"]))
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise BundleError("E0515", "preprocess.json is damaged", why=f"{type(error).__name__}: {error}") from error
         return cls(height=height, width=width, channels=channels, scale=scale, mean=mean, std=std)
 

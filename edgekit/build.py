@@ -1,0 +1,188 @@
+"""A recipe becomes a verified bundle, or an error that says which bound was missed."""
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from edgekit.bench import time_lanes, yardsticks
+from edgekit.cache import Cache, Progress, default_root, run_stages
+from edgekit.kept import keep_lanes
+from edgekit.parity import Fault, judge
+from edgekit.pipeline import Kind, Stage
+from edgekit.recipe.load import recipe_digest
+from edgekit.recipe.spec import Recipe, Task
+from edgekit.report import BuildReport, make_report
+from edgekit.targets import get_target
+from edgekit_runtime.errors import MissingError, QualityError
+
+__all__ = ["BuildResult", "build_recipe", "build_stages"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildResult:
+    """A finished build.
+
+    Attributes:
+        bundle: The ``.edge`` file.
+        digest: Its sha256, hex.
+        report: Every figure of the table.
+    """
+
+    bundle: Path
+    digest: str
+    report: BuildReport
+
+
+def build_stages(
+    recipe: Recipe, *, target: str, trust_code: bool, offline: bool, progress: Progress
+) -> tuple[Stage, ...]:
+    """Give the stages of a build, from rows to bundle.
+
+    Raises:
+        MissingError: A package that the build needs is not installed.
+    """
+    _require_build_extra()
+    from edgekit.stages import CompareLanes, PackBundle, PrepareData
+    from edgekit_converters.adapt.stage import AdaptTeacher
+    from edgekit_converters.distill.stage import DistilStudent
+    from edgekit_converters.distill.teacher_outputs import RecordTeacher
+    from edgekit_converters.export.stage import ExportOnnx, ExportTeacher, ExportTflite
+    from edgekit_converters.prune.stage import PruneStudent
+    from edgekit_converters.quantize.stage import QuantizeOnnx, QuantizeTflite
+    from edgekit_converters.training import resolve_precision
+    from edgekit_models.data.load import load_dataset
+    from edgekit_models.teachers import resolve_teacher
+
+    task, seed = recipe.model.task, recipe.seed
+    dataset = load_dataset(recipe.data, task=task, folder=recipe.folder, seed=seed)
+    for warning in dataset.warnings:
+        progress.notice(f"data: {warning}")
+    files = resolve_teacher(recipe.model.teacher, folder=recipe.folder, trust_code=trust_code, offline=offline)
+    precision = resolve_precision(recipe.precision, matrices=task is Task.TEXT_CLASSIFICATION)
+    wanted = recipe.quantize.activations
+    activations = get_target(target).activations if wanted == "auto" else wanted
+    student = recipe.model.student
+    stages: list[Stage] = [
+        PrepareData(dataset=dataset),
+        AdaptTeacher(
+            files=files, model=recipe.model, image=recipe.data.image, how=recipe.adapt, precision=precision, seed=seed
+        ),
+        RecordTeacher(),
+        ExportTeacher(opset=recipe.export.opset),
+        DistilStudent(student=student, how=recipe.distill, precision=precision, seed=seed),
+        PruneStudent(student=student, how=recipe.prune, distill=recipe.distill, precision=precision, seed=seed),
+    ]
+    if "onnx" in recipe.export.formats:
+        stages += [
+            ExportOnnx(opset=recipe.export.opset),
+            QuantizeOnnx(task=task, how=recipe.quantize, activations=activations, seed=seed),
+        ]
+    if "tflite" in recipe.export.formats:
+        stages += [ExportTflite(), QuantizeTflite(task=task, how=recipe.quantize, seed=seed)]
+    pack = PackBundle(
+        recipe=recipe,
+        target=target,
+        recipe_digest=recipe_digest(recipe),
+        teacher=files.description,
+        licence=files.licence,
+    )
+    return (*stages, CompareLanes(formats=recipe.export.formats), pack)
+
+
+def _require_build_extra() -> None:
+    try:
+        import torch  # noqa: F401 - is it here?
+    except ImportError as error:
+        raise MissingError(
+            "E0601",
+            "torch is not installed",
+            why="building needs the extra 'build'",
+            fix="pip install 'edgekit[build]'; `edgekit doctor` shows what else is missing",
+        ) from error
+
+
+def build_recipe(
+    recipe: Recipe, *, target: str, out: Path | None, trust_code: bool, offline: bool, progress: Progress
+) -> BuildResult:
+    """Build, compare, judge, and only then put a bundle into the output folder.
+
+    Args:
+        recipe: What to build.
+        target: Name from ``edgekit targets``.
+        out: Output folder; None = ``runs/<name>/<target>``.
+        trust_code: Allow a teacher that comes from the user's function.
+        offline: Touch no network.
+        progress: Told of every stage.
+
+    Raises:
+        QualityError: A bound of the budget was missed (E0301). No bundle is in the output folder; ``report.json`` and
+            the lanes are, for inspection.
+        EdgekitError: What the stages raise.
+    """
+    folder = out if out is not None else Path("runs") / recipe.name / target
+    bundle = folder / f"{recipe.name}-{target}.edge"
+    stages = build_stages(recipe, target=target, trust_code=trust_code, offline=offline, progress=progress)
+    artifacts = run_stages(stages, cache=Cache(root=default_root()), seed=recipe.seed, progress=progress)
+
+    from edgekit.stages import BUNDLE_FILE, read_parity
+    from edgekit_runtime.bundle import verify
+
+    result = read_parity(artifacts)
+    progress.notice("measuring CPU time per inference: one thread, all lanes in turn")
+    times = {time.lane: time for time in time_lanes(yardsticks(artifacts), artifacts)}
+    packed = verify(artifacts[Kind.BUNDLE].path / BUNDLE_FILE)
+    report = make_report(recipe, target=target, artifacts=artifacts, result=result, times=times)
+    int8 = [row for row in report.rows if row.lane.endswith("-int8")]
+    faults = judge(
+        result,
+        recipe.budget,
+        size_mb={row.lane: row.size_mb for row in int8},
+        cpu_ms={row.lane: row.cpu_ms_min for row in int8 if row.cpu_ms_min is not None},
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    keep_lanes(artifacts, bundle.with_suffix(".lanes"))
+    if faults:
+        _write_report(folder, report, faults=faults, digest=None)
+        _refuse(bundle, faults, folder)
+    _publish(artifacts[Kind.BUNDLE].path / BUNDLE_FILE, bundle)
+    _write_report(folder, report, faults=(), digest=packed.digest)
+    return BuildResult(bundle=bundle, digest=packed.digest, report=report)
+
+
+def _publish(source: Path, bundle: Path) -> None:
+    """Put the bundle in place: the path holds the old file or the whole new one at any moment."""
+    temporary = bundle.with_name(f".{bundle.name}.{os.getpid()}.tmp")
+    try:
+        with source.open("rb") as read, temporary.open("wb") as write:
+            shutil.copyfileobj(read, write)
+            write.flush()
+            os.fsync(write.fileno())
+        temporary.replace(bundle)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_report(folder: Path, report: BuildReport, *, faults: Sequence[Fault], digest: str | None) -> None:
+    content = {**report.as_json(), "passed": not faults, "faults": [str(fault) for fault in faults], "sha256": digest}
+    text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    (folder / "report.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _refuse(bundle: Path, faults: Sequence[Fault], folder: Path) -> NoReturn:
+    """Leave no bundle that looks finished: one of an earlier build is set aside under another name."""
+    aside = ""
+    if bundle.exists():
+        older = bundle.with_name(f"{bundle.name}.older")
+        bundle.replace(older)
+        aside = f"; the bundle of an earlier build is now {older.name}"
+    raise QualityError(
+        "E0301",
+        f"no bundle: {len(faults)} bound{'s' if len(faults) > 1 else ''} missed",
+        why="; ".join(str(fault) for fault in faults),
+        fix=f"see {folder / 'report.json'} and the models in {bundle.with_suffix('.lanes').name}{aside}; keep more "
+        "layers in float (quantize.ffn_output: float), calibrate on more rows, distil longer, or raise the budget",
+    )

@@ -1,0 +1,169 @@
+"""The table a build ends with, and the same as JSON."""
+
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edgekit.bench import LaneTime
+from edgekit.lanes import engine_of
+from edgekit.parity import Agreement, ParityResult
+from edgekit.pipeline import Artifacts, Kind
+from edgekit.recipe.spec import Recipe
+from edgekit_runtime.statistics import wilson_interval
+
+__all__ = ["BuildReport", "LaneRow", "make_report"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneRow:
+    """One line of the table.
+
+    Attributes:
+        lane: ``teacher``, or a lane of the student.
+        engine: What ran it.
+        size_mb: Model file in MB (1e6 bytes).
+        parameters: Number of weights.
+        macs: Multiply-adds of one inference.
+        accuracy: Share of correct evaluation rows, a fraction.
+        accuracy_interval_95: Interval of it.
+        drop_points: Accuracy lost against the float32 student, in points; None where there is nothing to compare.
+        changed: Decisions that differ from the float32 student's; None likewise.
+        sqnr_db: Against the float32 student; None likewise, or where it is infinite.
+        cpu_ms_min: CPU time of one inference on one thread, in ms; None where the lane was not timed.
+        cpu_ms_median: Median, likewise.
+    """
+
+    lane: str
+    engine: str
+    size_mb: float
+    parameters: int
+    macs: int
+    accuracy: float
+    accuracy_interval_95: tuple[float, float]
+    drop_points: float | None = None
+    changed: int | None = None
+    sqnr_db: float | None = None
+    cpu_ms_min: float | None = None
+    cpu_ms_median: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildReport:
+    """What a build measured.
+
+    Attributes:
+        name: Of the recipe.
+        target: Board.
+        eval_rows: Rows that accuracy is measured on.
+        machine: CPU that the CPU times hold for.
+        rows: One per lane.
+    """
+
+    name: str
+    target: str
+    eval_rows: int
+    machine: str
+    rows: tuple[LaneRow, ...]
+
+    def as_json(self) -> dict[str, object]:
+        """Give the JSON-ready form."""
+        return {"schema": 1, **asdict(self)}
+
+    def row(self, lane: str) -> LaneRow | None:
+        """Give the line of a lane."""
+        return next((row for row in self.rows if row.lane == lane), None)
+
+
+def make_report(
+    recipe: Recipe, *, target: str, artifacts: Artifacts, result: ParityResult, times: Mapping[str, LaneTime]
+) -> BuildReport:
+    """Gather sizes, counts, agreement and CPU times of all lanes."""
+    rows = [_teacher_row(artifacts, times.get("teacher"))]
+    parameters, macs = _costs(artifacts[Kind.STUDENT_PRUNED].path)
+    files = _files(artifacts)
+    for lane in result.lanes:
+        agreement: Agreement | None = result.agreement(lane.lane)
+        time = times.get(lane.lane)
+        rows.append(
+            LaneRow(
+                lane=lane.lane,
+                engine="PyTorch" if lane.lane == "torch" else engine_of(lane.lane),
+                size_mb=files[lane.lane].stat().st_size / 1e6,
+                parameters=parameters,
+                macs=macs,
+                accuracy=lane.accuracy,
+                accuracy_interval_95=lane.interval,
+                drop_points=agreement.drop.value if agreement else None,
+                changed=agreement.changed if agreement else None,
+                sqnr_db=agreement.sqnr_db if agreement and np.isfinite(agreement.sqnr_db) else None,
+                cpu_ms_min=time.cpu_ms_min if time else None,
+                cpu_ms_median=time.cpu_ms_median if time else None,
+            )
+        )
+    return BuildReport(name=recipe.name, target=target, eval_rows=result.rows, machine=_machine(), rows=tuple(rows))
+
+
+def _files(artifacts: Artifacts) -> dict[str, Path]:
+    from edgekit.stages import engine_lanes
+
+    files = {lane.name: lane.model for lane in engine_lanes(artifacts)}
+    return {"torch": artifacts[Kind.STUDENT_PRUNED].path / "model.safetensors", **files}
+
+
+def _teacher_row(artifacts: Artifacts, time: LaneTime | None) -> LaneRow:
+    from edgekit_models.data.dataset import read_dataset
+
+    folder = artifacts[Kind.TEACHER].path
+    targets = read_dataset(artifacts[Kind.DATA].path).evaluation.targets
+    logits = np.load(artifacts[Kind.TEACHER_OUTPUTS].path / "eval.npy", allow_pickle=False)
+    correct = int((logits.argmax(1) == targets).sum())
+    parameters, macs = _costs(folder)
+    weights = next(folder.glob("model.*"))
+    return LaneRow(
+        lane="teacher",
+        engine="onnxruntime" if time else "PyTorch",
+        size_mb=weights.stat().st_size / 1e6,
+        parameters=parameters,
+        macs=macs,
+        accuracy=correct / len(targets),
+        accuracy_interval_95=wilson_interval(correct, len(targets)),
+        cpu_ms_min=time.cpu_ms_min if time else None,
+        cpu_ms_median=time.cpu_ms_median if time else None,
+    )
+
+
+def _costs(folder: Path) -> tuple[int, int]:
+    """Give the number of parameters and of multiply-adds per inference of a saved model."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from edgekit_converters.export.contract import contract_of, exportable
+    from edgekit_models.preprocess import PREPROCESS
+    from edgekit_models.saved import Classifier, load_model
+
+    model = load_model(folder)
+    parameters = sum(value.numel() for value in model.parameters())
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        if isinstance(model, Classifier):
+            exportable(model)(*contract_of(model.config).example())
+        else:
+            import json
+
+            size = json.loads((folder / PREPROCESS).read_text(encoding="utf-8"))
+            # Two rows, because an exported program may have been traced with a free first dimension above 1.
+            model(torch.zeros(2, size["channels"], size["height"], size["width"]))
+            return parameters, counter.get_total_flops() // 4
+    return parameters, counter.get_total_flops() // 2
+
+
+def _machine() -> str:
+    """Give the CPU's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith(("model name", "Model"))]
+    return f"{names[0] if names else platform.processor() or 'unknown CPU'}, {platform.machine()}"
