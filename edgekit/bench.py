@@ -4,11 +4,13 @@ One thread, CPU time and not wall time, the lanes taking turns: a machine that i
 alike. The minimum is the cost of the work itself; the median is given beside it.
 """
 
+import platform
 import statistics
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 from edgekit.lanes import EngineLane
 from edgekit.pipeline import Artifacts, Kind
 
-__all__ = ["LaneTime", "measure", "time_lanes", "yardsticks"]
+__all__ = ["LaneTime", "machine", "measure", "time_lanes", "yardsticks"]
 
 Feeds = Mapping[str, NDArray[np.generic]]
 
@@ -82,7 +84,9 @@ def yardsticks(artifacts: Artifacts) -> tuple[EngineLane, ...]:
     if not teacher.is_file() or not lanes:
         return lanes
     # Teacher and student fulfil one contract; the logical names are those of an ONNX file.
-    inputs, outputs = (tuple(replace(spec, tensor=spec.name) for spec in side) for side in (lanes[0].inputs, lanes[0].outputs))
+    inputs, outputs = (
+        tuple(replace(spec, tensor=spec.name) for spec in side) for side in (lanes[0].inputs, lanes[0].outputs)
+    )
     return (EngineLane(name="teacher", engine="onnxruntime", model=teacher, inputs=inputs, outputs=outputs), *lanes)
 
 
@@ -95,3 +99,13 @@ def time_lanes(lanes: Sequence[EngineLane], artifacts: Artifacts) -> tuple[LaneT
     chosen = np.linspace(0, len(data.evaluation) - 1, min(_ROWS, len(data.evaluation))).astype(np.int64)
     rows = list(feeds(data.evaluation.take(chosen).inputs, artifacts[Kind.TEACHER].path))
     return measure(lanes, rows)
+
+
+def machine() -> str:
+    """Give the name of this machine's CPU."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith(("model name", "Model"))]
+    return f"{names[0] if names else platform.processor() or 'unknown CPU'}, {platform.machine()}"

@@ -71,7 +71,7 @@ def build_stages(
         AdaptTeacher(
             files=files, model=recipe.model, image=recipe.data.image, how=recipe.adapt, precision=precision, seed=seed
         ),
-        RecordTeacher(),
+        RecordTeacher(precision=precision),
         ExportTeacher(opset=recipe.export.opset),
         DistilStudent(student=student, how=recipe.distill, precision=precision, seed=seed),
         PruneStudent(student=student, how=recipe.prune, distill=recipe.distill, precision=precision, seed=seed),

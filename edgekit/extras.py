@@ -23,7 +23,6 @@ MODULE_EXTRAS: Mapping[str, str] = MappingProxyType(
                     "litert_torch",
                     "onnx",
                     "onnxscript",
-                    "pandas",
                 ),
                 *("pyarrow", "pydantic", "rich", "safetensors", "scipy", "sklearn", "tokenizers", "torch"),
                 *("torch_pruning", "transformers", "yaml"),

@@ -4,20 +4,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgekit_runtime.engines import Engine, open_engine
-from edgekit_runtime.manifest import TensorSpec
+from edgekit_runtime.manifest import Runtime, TensorSpec
 
-__all__ = ["LANES", "EngineLane", "engine_of", "run_engine_lane", "run_torch_lane"]
+__all__ = ["LANES", "MODEL_FILES", "EngineLane", "engine_of", "run_engine_lane", "run_torch_lane"]
 
 Feeds = Mapping[str, NDArray[np.generic]]
 
 # In the order of every table: the reference first, then each format float before int8.
 LANES = ("torch", "onnx-fp32", "onnx-int8", "tflite-fp32", "tflite-int8")
+
+MODEL_FILES: Mapping[Runtime, str] = MappingProxyType({"onnxruntime": "model.onnx", "litert": "model.tflite"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,28 +29,32 @@ class EngineLane:
     Attributes:
         name: Of the lane.
         engine: Key of ``edgekit_runtime.engines.ENGINES``.
-        model: The file.
+        model: The file, or its bytes.
         inputs: What the model takes.
         outputs: What it gives.
     """
 
     name: str
     engine: str
-    model: Path
+    model: Path | bytes
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+
+    def content(self) -> bytes:
+        """Give the bytes of the model file."""
+        return self.model if isinstance(self.model, bytes) else self.model.read_bytes()
 
     @contextmanager
     def open(self) -> Iterator[Engine]:
         """Load the model on one thread."""
-        engine = open_engine(self.engine, self.model.read_bytes(), self.inputs, self.outputs, 1)
+        engine = open_engine(self.engine, self.content(), self.inputs, self.outputs, 1)
         try:
             yield engine
         finally:
             engine.close()
 
 
-def engine_of(lane: str) -> Literal["onnxruntime", "litert"]:
+def engine_of(lane: str) -> Runtime:
     """Give the engine that a lane runs in by its format."""
     return "onnxruntime" if lane.startswith("onnx") else "litert"
 

@@ -211,36 +211,38 @@ def judge(
         size_mb: Size of int8 model files in MB (1e6 bytes) by lane.
         cpu_ms: CPU time per inference in ms by lane.
     """
-    faults: list[Fault] = []
-    for row in result.lanes:
-        if not row.finite:
-            faults.append(Fault(lane=row.lane, metric="output", measured="NaN or infinite", limit="finite"))
-        if row.constant and row.rows > 1:
-            faults.append(Fault(lane=row.lane, metric="output", measured="the same for every row", limit="varying"))
+    faults = [fault for row in result.lanes for fault in _broken(row)]
     for pair in result.agreements:
         if pair.lane.endswith("-fp32"):
-            if not pair.sqnr_db >= FLOAT_SQNR_DB:  # written so that NaN fails
-                faults.append(
-                    Fault(
-                        lane=pair.lane,
-                        metric="SQNR of the float export",
-                        measured=f"{pair.sqnr_db:.1f} dB",
-                        limit=f"at least {FLOAT_SQNR_DB:.0f} dB",
-                    )
-                )
+            faults += _float_faults(pair)
         elif pair.lane.endswith("-int8"):
             faults += _int8_faults(pair, result.rows, budget)
-    for lane, size in (size_mb or {}).items():
-        if budget.max_size_mb is not None and not size <= budget.max_size_mb:
-            faults.append(
-                Fault(lane=lane, metric="size", measured=f"{size:.2f} MB", limit=f"{budget.max_size_mb:g} MB")
-            )
-    for lane, took in (cpu_ms or {}).items():
-        if budget.max_latency_ms is not None and not took <= budget.max_latency_ms:
-            faults.append(
-                Fault(lane=lane, metric="CPU time", measured=f"{took:.2f} ms", limit=f"{budget.max_latency_ms:g} ms")
-            )
+    for metric, unit, limit, measured in (
+        ("size", "MB", budget.max_size_mb, size_mb or {}),
+        ("CPU time", "ms", budget.max_latency_ms, cpu_ms or {}),
+    ):
+        faults += [
+            Fault(lane=lane, metric=metric, measured=f"{value:.2f} {unit}", limit=f"{limit:g} {unit}")
+            for lane, value in measured.items()
+            if limit is not None and not value <= limit  # written so that NaN fails
+        ]
     return faults
+
+
+def _broken(row: LaneResult) -> list[Fault]:
+    faults = []
+    if not row.finite:
+        faults.append(Fault(lane=row.lane, metric="output", measured="NaN or infinite", limit="finite"))
+    if row.constant and row.rows > 1:
+        faults.append(Fault(lane=row.lane, metric="output", measured="the same for every row", limit="varying"))
+    return faults
+
+
+def _float_faults(pair: Agreement) -> list[Fault]:
+    if pair.sqnr_db >= FLOAT_SQNR_DB:
+        return []
+    limit = f"at least {FLOAT_SQNR_DB:.0f} dB"
+    return [Fault(lane=pair.lane, metric="SQNR of the float export", measured=f"{pair.sqnr_db:.1f} dB", limit=limit)]
 
 
 def _int8_faults(pair: Agreement, rows: int, budget: BudgetSpec) -> list[Fault]:

@@ -1,13 +1,12 @@
 """The table a build ends with, and the same as JSON."""
 
-import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from edgekit.bench import LaneTime
+from edgekit.bench import LaneTime, machine
 from edgekit.lanes import engine_of
 from edgekit.parity import Agreement, ParityResult
 from edgekit.pipeline import Artifacts, Kind
@@ -83,7 +82,7 @@ def make_report(
     """Gather sizes, counts, agreement and CPU times of all lanes."""
     rows = [_teacher_row(artifacts, times.get("teacher"))]
     parameters, macs = _costs(artifacts[Kind.STUDENT_PRUNED].path)
-    files = _files(artifacts)
+    sizes = _sizes(artifacts)
     for lane in result.lanes:
         agreement: Agreement | None = result.agreement(lane.lane)
         time = times.get(lane.lane)
@@ -91,7 +90,7 @@ def make_report(
             LaneRow(
                 lane=lane.lane,
                 engine="PyTorch" if lane.lane == "torch" else engine_of(lane.lane),
-                size_mb=files[lane.lane].stat().st_size / 1e6,
+                size_mb=sizes[lane.lane] / 1e6,
                 parameters=parameters,
                 macs=macs,
                 accuracy=lane.accuracy,
@@ -103,14 +102,14 @@ def make_report(
                 cpu_ms_median=time.cpu_ms_median if time else None,
             )
         )
-    return BuildReport(name=recipe.name, target=target, eval_rows=result.rows, machine=_machine(), rows=tuple(rows))
+    return BuildReport(name=recipe.name, target=target, eval_rows=result.rows, machine=machine(), rows=tuple(rows))
 
 
-def _files(artifacts: Artifacts) -> dict[str, Path]:
+def _sizes(artifacts: Artifacts) -> dict[str, int]:
     from edgekit.stages import engine_lanes
 
-    files = {lane.name: lane.model for lane in engine_lanes(artifacts)}
-    return {"torch": artifacts[Kind.STUDENT_PRUNED].path / "model.safetensors", **files}
+    sizes = {lane.name: len(lane.content()) for lane in engine_lanes(artifacts)}
+    return {"torch": (artifacts[Kind.STUDENT_PRUNED].path / "model.safetensors").stat().st_size, **sizes}
 
 
 def _teacher_row(artifacts: Artifacts, time: LaneTime | None) -> LaneRow:
@@ -157,13 +156,3 @@ def _costs(folder: Path) -> tuple[int, int]:
             model(torch.zeros(2, size["channels"], size["height"], size["width"]))
             return parameters, counter.get_total_flops() // 4
     return parameters, counter.get_total_flops() // 2
-
-
-def _machine() -> str:
-    """Give the CPU's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith(("model name", "Model"))]
-    return f"{names[0] if names else platform.processor() or 'unknown CPU'}, {platform.machine()}"

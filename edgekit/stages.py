@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.lanes import LANES, EngineLane, engine_of, run_engine_lane, run_torch_lane
+from edgekit.lanes import LANES, MODEL_FILES, EngineLane, engine_of, run_engine_lane, run_torch_lane
 from edgekit.parity import ParityResult, compare_lanes
 from edgekit.pipeline import Artifacts, Kind
 from edgekit.recipe.spec import Recipe, Task
@@ -81,7 +81,6 @@ def dataset_digest(dataset: Dataset) -> str:
 def engine_lanes(artifacts: Artifacts) -> tuple[EngineLane, ...]:
     """Give the lane of every exported model."""
     from edgekit_converters.export.contract import contract_of
-    from edgekit_converters.export.stage import ONNX_FILE, TFLITE_FILE
     from edgekit_converters.export.tflite import tflite_contract
     from edgekit_models.saved import read_config
 
@@ -89,13 +88,13 @@ def engine_lanes(artifacts: Artifacts) -> tuple[EngineLane, ...]:
     lanes = []
     for name, kind in _KINDS.items():
         if kind in artifacts:
-            onnx = engine_of(name) == "onnxruntime"
-            path = artifacts[kind].path / (ONNX_FILE if onnx else TFLITE_FILE)
-            shape = contract if onnx else tflite_contract(contract, path)
+            engine = engine_of(name)
+            path = artifacts[kind].path / MODEL_FILES[engine]
+            shape = contract if engine == "onnxruntime" else tflite_contract(contract, path)
             lanes.append(
                 EngineLane(
                     name=name,
-                    engine=engine_of(name),
+                    engine=engine,
                     model=path,
                     inputs=shape.inputs,
                     outputs=shape.outputs,
@@ -201,9 +200,10 @@ class PackBundle:
             members[TOKENIZER] = (teacher / TOKENIZER).read_bytes()
         models: dict[Runtime, ModelEntry] = {}
         for lane in engine_lanes({kind: artifacts[kind] for kind in self.takes}):
-            members[lane.model.name] = lane.model.read_bytes()
-            models[engine_of(lane.name)] = ModelEntry(
-                member=lane.model.name, precision="int8", inputs=lane.inputs, outputs=lane.outputs
+            engine = engine_of(lane.name)
+            members[MODEL_FILES[engine]] = lane.content()
+            models[engine] = ModelEntry(
+                member=MODEL_FILES[engine], precision="int8", inputs=lane.inputs, outputs=lane.outputs
             )
         members |= _goldens(data, artifacts)
         raw = pack(
@@ -273,4 +273,3 @@ def _goldens(data: Dataset, artifacts: Artifacts) -> dict[str, bytes]:
         if path.is_file():
             members[f"golden/{name}.npy"] = _npy(np.load(path, allow_pickle=False)[chosen])
     return members
-

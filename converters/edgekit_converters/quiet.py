@@ -1,6 +1,7 @@
 """Keeps third-party converters from writing over the user's terminal; what they wrote is shown when they fail."""
 
 import contextlib
+import ctypes
 import logging
 import os
 import sys
@@ -49,19 +50,23 @@ def converting(code: str, what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _redirected(target: int) -> Iterator[None]:
-    sys.stdout.flush()
-    sys.stderr.flush()
+    _flush()
     kept = [os.dup(1), os.dup(2)]
     try:
         os.dup2(target, 1)
         os.dup2(target, 2)
         yield
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        _flush()
         for number, handle in enumerate(kept, start=1):
             os.dup2(handle, number)
             os.close(handle)
+
+
+def _flush() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    ctypes.CDLL(None).fflush(None)  # what C code wrote waits in a buffer of its own and would come out later
 
 
 @contextlib.contextmanager

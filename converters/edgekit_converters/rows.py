@@ -30,7 +30,8 @@ def training_rows(inputs: Inputs, teacher: Path) -> Rows:
 
 def _ids(preprocess: TextPreprocess, text: str) -> NDArray[np.int64]:
     tensors = preprocess(text)
-    return tensors["input_ids"][tensors["attention_mask"] == 1].astype(np.int64)
+    ids: NDArray[np.int64] = tensors["input_ids"][tensors["attention_mask"] == 1].astype(np.int64)
+    return ids
 
 
 def _images(preprocess: ImagePreprocess, inputs: Inputs) -> NDArray[np.float32]:
@@ -43,4 +44,4 @@ def feeds(inputs: Inputs, teacher: Path) -> Iterator[dict[str, NDArray[np.generi
     """Give the tensors of the model contract, one row at a time."""
     preprocess = read_preprocess(teacher)
     for row in inputs:
-        yield preprocess(row)  # type: ignore[arg-type]
+        yield preprocess(row)

@@ -23,6 +23,7 @@ __all__ = [
     "TextRows",
     "Training",
     "batches",
+    "count_steps",
     "keep_freed_memory",
     "mixed_precision",
     "predict",
@@ -157,9 +158,14 @@ def keep_freed_memory() -> None:
     libc.mallopt(m_trim_threshold, (1 << 31) - 1)
 
 
+def count_steps(rows: int, *, batch_size: int, epochs: float) -> int:
+    """Give the number of batches in ``epochs`` passes; the last batch of a pass may be smaller."""
+    return math.ceil(round(epochs * math.ceil(rows / batch_size), 9))  # 1.1 * 10 is 11.000000000000002 and means 11
+
+
 def batches(rows: Rows, *, batch_size: int, seed: int, epochs: float) -> Iterator[Batch]:
-    """Give seeded random batches of rows of like length, ``ceil(epochs * len(rows) / batch_size)`` of them."""
-    steps = math.ceil(epochs * len(rows) / batch_size)
+    """Give seeded random batches of rows of like length; every whole epoch holds each row once."""
+    steps = count_steps(len(rows), batch_size=batch_size, epochs=epochs)
     generator = np.random.default_rng(seed)
     while steps > 0:
         order = generator.permutation(len(rows))
@@ -199,7 +205,7 @@ def train(
         lr=how.learning_rate,
         foreach=True,
     )
-    steps = max(1, math.ceil(how.epochs * len(rows) / how.batch_size))
+    steps = max(1, count_steps(len(rows), batch_size=how.batch_size, epochs=how.epochs))
     warm_up = max(1, round(WARM_UP * steps))
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / warm_up, (steps - step) / max(1, steps - warm_up))
@@ -227,10 +233,15 @@ def train(
 
 @torch.no_grad()
 def predict(model: nn.Module, rows: Rows, *, batch_size: int = 64) -> NDArray[np.float32]:
-    """Give the logits of all rows in their order, float32 (N, classes)."""
-    model.eval()
+    """Give the logits of all rows in their order, float32 (N, classes).
+
+    Args:
+        model: In evaluation mode; it is not switched here, for an exported program has no other and refuses the call.
+        rows: At least one.
+        batch_size: Rows per pass.
+    """
     order = np.array(sorted(range(len(rows)), key=rows.length), np.int64)
     parts = [model(*rows.batch(order[i : i + batch_size]).inputs) for i in range(0, len(order), batch_size)]
     logits = np.empty((len(rows), parts[0].shape[1]), np.float32)
-    logits[order] = torch.cat(parts).numpy()
+    logits[order] = torch.cat(parts).float().numpy()
     return logits

@@ -34,6 +34,8 @@ COMMANDS: Mapping[str, Row] = MappingProxyType(
         "init": Row("init", "Write a commented recipe to start from."),
         "build": Row("build", "Build a recipe into a verified bundle."),
         "run": Row("run", "Run a bundle on texts or images."),
+        "parity": Row("parity", "Compare the lanes of a bundle on the same rows."),
+        "bench": Row("bench", "Measure the CPU time per inference of a bundle."),
         "inspect": Row("inspect", "Show what is inside a bundle."),
         "verify": Row("verify", "Check every byte of a bundle."),
     }

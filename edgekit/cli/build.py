@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgekit.cli.bounds import points_option
 from edgekit.cli.output import json_option, print_json, print_table
 from edgekit.cli.progress import make_progress
-from edgekit.recipe.units import Points
 from edgekit.targets import get_target
 from edgekit_runtime.errors import UsageError
 
@@ -49,9 +49,8 @@ def command(
     from edgekit.recipe.load import load_recipe
 
     loaded = load_recipe(recipe)
-    if max_drop is not None:
-        budget = dataclasses.replace(loaded.budget, max_drop=_points(max_drop))
-        loaded = dataclasses.replace(loaded, budget=budget)
+    allowed = points_option("--max-drop", max_drop, loaded.budget.max_drop)
+    loaded = dataclasses.replace(loaded, budget=dataclasses.replace(loaded.budget, max_drop=allowed))
     progress = make_progress()
     results = [
         build_recipe(loaded, target=name, out=out, trust_code=trust_code, offline=offline, progress=progress)
@@ -65,18 +64,23 @@ def command(
         print(f"bundle: {result.bundle}")
 
 
-def _points(text: str) -> Points:
-    try:
-        return Points.parse(text)
-    except ValueError as error:
-        raise UsageError("E0123", f"--max-drop: {error}") from None
-
-
 def _as_json(result: "BuildResult") -> dict[str, object]:
     return {"bundle": str(result.bundle), "sha256": result.digest, "report": result.report.as_json()}
 
 
-_HEADER = ("lane", "engine", "MB", "M params", "M MACs", "accuracy (95 %)", "drop", "changed", "SQNR", "CPU ms", "faster")
+_HEADER = (
+    "lane",
+    "engine",
+    "MB",
+    "M params",
+    "M MACs",
+    "accuracy (95 %)",
+    "drop",
+    "changed",
+    "SQNR",
+    "CPU ms",
+    "faster",
+)
 
 
 def print_report(report: "BuildReport") -> None:
@@ -84,7 +88,9 @@ def print_report(report: "BuildReport") -> None:
     teacher = report.row("teacher")
     base = teacher.cpu_ms_min if teacher else None
     rows = [_cells(row, report.eval_rows, base) for row in report.rows]
-    print(f"\n{report.name} for {report.target}: {report.eval_rows:,} evaluation rows; CPU: {report.machine}, one thread")
+    print(
+        f"\n{report.name} for {report.target}: {report.eval_rows:,} evaluation rows; CPU: {report.machine}, one thread"
+    )
     print_table(_HEADER, rows, right=frozenset(range(2, len(_HEADER))))
     print("drop in points, changed in rows: against the float32 student in PyTorch; faster: against the teacher")
 

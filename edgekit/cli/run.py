@@ -85,7 +85,7 @@ def _images(path: Path, *, ranks: tuple[int, ...]) -> "Iterator[tuple[str, NDArr
     except FileNotFoundError:
         raise MissingError("E0614", f"there is no file '{path}'", fix="check the path") from None
     except (ValueError, OSError, EOFError) as error:
-        raise UsageError("E0124", f"'{path}' is not a plain .npy array", why=str(error)) from None
+        raise UsageError("E0140", f"'{path}' is not a plain .npy array", why=str(error)) from None
     # (H, W) and (H, W, 1) are one grey image; (N, H, W) of grey ones and (H, W, 3) are told apart by the last axis.
     is_one = array.ndim in ranks and (array.ndim == 2 or array.shape[-1] in {1, 3})
     if is_one:
@@ -94,4 +94,4 @@ def _images(path: Path, *, ranks: tuple[int, ...]) -> "Iterator[tuple[str, NDArr
         for index, image in enumerate(array):
             yield f"{path}[{index}]", image
     else:
-        raise UsageError("E0125", f"'{path}' has shape {array.shape}, which is neither an image nor a row of images")
+        raise UsageError("E0141", f"'{path}' has shape {array.shape}, which is neither an image nor a row of images")

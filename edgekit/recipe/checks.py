@@ -15,6 +15,7 @@ TEXT_ONLY = (
     ("model", "student", "hidden"),
     ("model", "student", "max_length"),
     ("data", "text"),
+    ("adapt", "frozen_layers"),
     ("distill", "hidden_weight"),
     ("prune", "heads"),
     ("prune", "ffn"),

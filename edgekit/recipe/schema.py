@@ -236,6 +236,7 @@ class AdaptModel(Section):
     epochs: Epochs = Field(default=_UNSET)
     batch_size: Positive = Field(default=_UNSET)
     learning_rate: Rate = Field(default=_UNSET)
+    frozen_layers: Count = Field(default=_UNSET)
 
 
 class DistillModel(Section):

@@ -112,7 +112,7 @@ def read_transformers_folder(folder: Path, *, classes: int, max_length: int) -> 
     A checkpoint without a fitting head gets mean pooling and a fresh linear classifier, drawn from torch's generator.
 
     Args:
-        folder: Holds ``config.json`` and ``model.safetensors``.
+        folder: Holds ``config.json`` and ``model.safetensors``, or its shards and their index.
         classes: Number of logits wanted.
         max_length: Positions wanted; the rest of the position table is dropped.
 
@@ -121,8 +121,19 @@ def read_transformers_folder(folder: Path, *, classes: int, max_length: int) -> 
         UsageError: ``max_length`` is more than the checkpoint knows.
     """
     raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    tensors = load_file(folder / "model.safetensors")
-    return text_classifier_from(raw, tensors, name=folder.name, classes=classes, max_length=max_length)
+    return text_classifier_from(raw, _read_tensors(folder), name=folder.name, classes=classes, max_length=max_length)
+
+
+def _read_tensors(folder: Path) -> dict[str, Tensor]:
+    whole = folder / "model.safetensors"
+    shards = [whole.name]
+    if not whole.is_file():
+        index = json.loads((folder / f"{whole.name}.index.json").read_text(encoding="utf-8"))
+        shards = sorted(set(index["weight_map"].values()))
+    tensors: dict[str, Tensor] = {}
+    for shard in shards:
+        tensors |= load_file(folder / shard)
+    return tensors
 
 
 def text_classifier_from(
@@ -148,7 +159,7 @@ def text_classifier_from(
     known = positions.shape[0] - family.position_offset
     if max_length > known:
         raise UsageError(
-            "E0213",
+            "E0270",
             f"max_length is {max_length}, but the model in {name} knows {known} positions",
             fix=f"set model.student.max_length to {known} or less",
         )
@@ -184,9 +195,17 @@ def _family(raw: Mapping[str, object], model: str) -> Family:
             "E0701",
             f"the model in {model} is of type {kind or 'unknown'!r}",
             why=f"its layers can be read for {', '.join(FAMILIES)}",
-            fix="choose a teacher of one of these types, or give one with 'factory: module:function'",
+            fix="choose a teacher of one of these types",
         )
     family = FAMILIES[kind]
+    lacking = [key for key in family.config.values() if key not in raw]
+    if lacking:
+        raise ConversionError(
+            "E0708",
+            f"the config of {model} lacks {', '.join(lacking)}",
+            why="a size that the config leaves to a library's default may change with the library",
+            fix="save it again in full: AutoConfig.from_pretrained(folder).save_pretrained(folder)",
+        )
     activation = raw.get(family.config["activation"])
     if activation not in _ACTIVATIONS or raw.get("position_embedding_type", "absolute") != "absolute":
         raise ConversionError(

@@ -1,4 +1,4 @@
-"""Models on disk as ``config.json`` and ``model.safetensors``; foreign modules as an exported program. Never a pickle."""
+"""Models on disk: ``config.json`` and ``model.safetensors``; foreign modules as exported programs. Never a pickle."""
 
 import dataclasses
 import json

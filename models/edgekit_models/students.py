@@ -103,7 +103,9 @@ def _resize(model: TextClassifier, index: int, **size: int) -> None:
 
 def keep_heads(model: TextClassifier, index: int, heads: Tensor) -> None:
     """Keep only ``heads`` (integer, sorted) in layer ``index``, in place."""
-    attention = model.layers[index].attention
+    layer = model.layers[index]
+    assert isinstance(layer, EncoderLayer)
+    attention = layer.attention
     size = attention.head_size
     keep = (heads[:, None] * size + torch.arange(size)).reshape(-1)
     for name in ("query", "key", "value"):
@@ -123,6 +125,7 @@ def keep_ffn(model: TextClassifier, index: int, neurons: Tensor, *, mean: Tensor
         mean: Mean activation of every neuron, shape (ffn,); what the removed ones gave on average goes into the bias.
     """
     layer = model.layers[index]
+    assert isinstance(layer, EncoderLayer)
     if mean is not None:
         gone = torch.ones(layer.ffn_in.out_features, dtype=torch.bool)
         gone[neurons] = False

@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from edgekit.recipe.spec import ImageSpec, ModelSpec, SourceKind, Task
 from edgekit_models.checkpoints import read_transformers_folder, text_classifier_from
@@ -60,43 +62,39 @@ def _text_teacher(files: TeacherFiles, model: ModelSpec, classes: int) -> Teache
         assert files.path is not None
         own = build_model(dict(source.config), name=source.location)
         if not isinstance(own, TextClassifier):
-            raise UsageError("E0260", f"the config of {source.location} is not that of a text model")
+            raise UsageError("E0271", f"the config of {source.location} is not that of a text model")
         load_weights(own, files.path)
         _check_classes(own.config.classes, classes, source.location)
-        if own.config.max_length != length:
-            raise UsageError(
-                "E0261",
-                f"{source.location} takes {own.config.max_length} tokens, the recipe says max_length {length}",
-                fix=f"set model.student.max_length to {own.config.max_length}",
-            )
+        _check_length(own, length, source.location)
         return Teacher(module=own, tokenizer=_tokenizer(files.path.parent))
     if source.kind is SourceKind.FACTORY:
         assert files.factory is not None
-        return _made_text_teacher(files.factory(), model, classes)
+        return _made_text_teacher(files.factory(), files.path, model, classes)
     raise UsageError(
-        "E0262",
+        "E0273",
         f"the architecture {source.location!r} does not take text",
         why="a text teacher that starts from nothing learns little",
         fix="name a folder, hub id or package with a pretrained BERT-like model",
     )
 
 
-def _made_text_teacher(made: object, model: ModelSpec, classes: int) -> Teacher:
-    """Accept our own module, or a transformers model, whose config and tensors are read and whose code is left behind."""
+def _made_text_teacher(made: object, folder: Path | None, model: ModelSpec, classes: int) -> Teacher:
+    """Accept our own module, or a transformers model: its config and tensors are read, its code is left behind."""
     source = model.teacher
-    tokenizer = source.config.get("tokenizer")
-    if not isinstance(tokenizer, str):
+    if folder is None:
         raise UsageError(
-            "E0263",
+            "E0274",
             f"the factory {source.location!r} makes a text model, but its tokenizer is not named",
             fix="add config: {tokenizer: folder-with-tokenizer.json} to model.teacher",
         )
     if isinstance(made, TextClassifier):
         _check_classes(made.config.classes, classes, source.location)
+        _check_length(made, model.student.max_length, source.location)
         module = made.eval()
     elif isinstance(made, nn.Module) and hasattr(made, "config") and hasattr(made.config, "to_dict"):
+        config = cast("Any", made.config)  # of transformers, which has no types
         module = text_classifier_from(
-            made.config.to_dict(),
+            config.to_dict(),
             made.state_dict(),
             name=source.location,
             classes=classes,
@@ -104,12 +102,12 @@ def _made_text_teacher(made: object, model: ModelSpec, classes: int) -> Teacher:
         )
     else:
         raise UsageError(
-            "E0264",
+            "E0275",
             f"the factory {source.location!r} returned {type(made).__name__}",
             why="a text student copies layers of its teacher, so the layers must be known",
             fix="return a transformers BERT-like model or edgekit_models.text_classifier.TextClassifier",
         )
-    return Teacher(module=module, tokenizer=_tokenizer(Path(tokenizer)))
+    return Teacher(module=module, tokenizer=_tokenizer(folder))
 
 
 def _image_module(files: TeacherFiles, model: ModelSpec, image: ImageSpec, classes: int) -> nn.Module:
@@ -119,22 +117,24 @@ def _image_module(files: TeacherFiles, model: ModelSpec, image: ImageSpec, class
         made = files.factory()
         if not isinstance(made, nn.Module):
             raise UsageError(
-                "E0264", f"the factory {source.location!r} returned {type(made).__name__}, not a torch module"
+                "E0275", f"the factory {source.location!r} returned {type(made).__name__}, not a torch module"
             )
+        _check_answer(made, image, classes, source.location)
         return made
     if source.kind is SourceKind.WEIGHTS:
         assert files.path is not None
         own = build_model(dict(source.config), name=source.location)
         if not isinstance(own, ImageClassifier):
-            raise UsageError("E0260", f"the config of {source.location} is not that of an image model")
+            raise UsageError("E0271", f"the config of {source.location} is not that of an image model")
         load_weights(own, files.path)
         _check_classes(own.config.classes, classes, source.location)
+        _check_size(own, image, source.location)
         return own
     if source.kind is SourceKind.ARCHITECTURE and source.location == "cnn":
         widths = source.config.get("widths")
         if not isinstance(widths, list | tuple) or not widths or not all(isinstance(w, int) and w > 0 for w in widths):
             raise UsageError(
-                "E0265",
+                "E0276",
                 f"architecture cnn needs config: {{widths: [...]}}, a list of channel numbers, not {widths!r}",
                 fix="write for example config: {widths: [32, 64]}",
             )
@@ -144,7 +144,7 @@ def _image_module(files: TeacherFiles, model: ModelSpec, image: ImageSpec, class
             )
         )
     raise UsageError(
-        "E0262",
+        "E0273",
         f"the {source.kind.value} source {source.location!r} does not give an image model",
         fix="use architecture: cnn, weights with a config of edgekit's own, or factory: module:function",
     )
@@ -159,15 +159,57 @@ def _tokenizer(folder: Path) -> bytes:
             "E0640",
             f"there is no {TOKENIZER} in {folder.name}",
             why="a text model needs the tokenizer that it was trained with",
-            fix="save it with transformers: AutoTokenizer.from_pretrained(folder, use_fast=True).save_pretrained(folder)",
+            fix="AutoTokenizer.from_pretrained(folder, use_fast=True).save_pretrained(folder) writes it",
         ) from error
 
 
 def _check_classes(have: int, wanted: int, name: str) -> None:
     if have != wanted:
         raise UsageError(
-            "E0266",
+            "E0277",
             f"{name} gives {have} logits, but the data has {wanted} labels",
             fix="give a model with as many classes, or a checkpoint without a head",
         )
 
+
+def _check_length(model: TextClassifier, wanted: int, name: str) -> None:
+    have = model.config.max_length
+    if have != wanted:
+        raise UsageError(
+            "E0272",
+            f"{name} takes {have} tokens, the recipe says max_length {wanted}",
+            fix=f"set model.student.max_length to {have}",
+        )
+
+
+def _check_size(model: ImageClassifier, image: ImageSpec, name: str) -> None:
+    config = model.config
+    have, wanted = (config.height, config.width, config.channels), (image.height, image.width, image.channels)
+    if have != wanted:
+        raise UsageError(
+            "E0278",
+            f"{name} takes images of height, width and channels {have}, the recipe says {wanted}",
+            fix="correct data.image",
+        )
+
+
+def _check_answer(module: nn.Module, image: ImageSpec, classes: int, name: str) -> None:
+    """Run two black images, so that a module of unknown make fails here and not after an hour."""
+    if isinstance(module, ImageClassifier):
+        _check_size(module, image, name)
+    example = torch.zeros(2, image.channels, image.height, image.width)
+    fix = "return a module that maps images (N, C, H, W) to logits (N, classes)"
+    try:
+        with torch.no_grad():
+            logits = module.eval()(example)
+    except Exception as error:
+        raise UsageError(
+            "E0279",
+            f"the module of {name} does not take images of shape {tuple(example.shape)}",
+            why=f"{type(error).__name__}: {error}",
+            fix=fix,
+        ) from error
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[0] != 2:
+        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise UsageError("E0280", f"the module of {name} answers two images with {got}", fix=fix)
+    _check_classes(logits.shape[1], classes, name)

@@ -25,12 +25,13 @@ class TeacherFiles:
     """A teacher that is at hand.
 
     Attributes:
-        path: Transformers folder (``folder``, ``hub``, ``package``) or weights file (``weights``); else None.
+        path: Transformers folder (``folder``, ``hub``, ``package``), weights file (``weights``), or folder of the
+            tokenizer (``factory`` of a text model); else None.
         factory: The user's function (``factory``); else None.
         licence: SPDX name from the recipe; empty when unknown.
         description: The source in one line for the bundle's provenance; holds no absolute path.
         digest: sha256 (hex) over the files' names and contents and over ``config``. For a factory it covers the
-            module's source file only; what the function loads itself is beyond it.
+            module's source file and the tokenizer; what the function loads itself is beyond it.
     """
 
     path: Path | None
@@ -100,7 +101,7 @@ def _weights(source: TeacherSource, terms: _Terms) -> TeacherFiles:
         factory=None,
         licence=source.licence,
         description=f"weights {source.location}",
-        digest=_digest({path.name: path}, source.config),
+        digest=_digest({path.name: path} | _tokenizer_of(path.parent), source.config),
     )
 
 
@@ -130,13 +131,21 @@ def _factory(source: TeacherSource, terms: _Terms) -> TeacherFiles:
             fix="read that code; if you trust it, run again with --trust-code",
         )
     function, origin = _import_function(module_name, function_name, folder=terms.folder)
+    tokenizer = source.config.get("tokenizer")
+    path = find_file(tokenizer, folder=terms.folder) if isinstance(tokenizer, str) else None
+    files = ({origin.name: origin} if origin else {}) | (_tokenizer_of(path) if path else {})
     return TeacherFiles(
-        path=None,
+        path=path,
         factory=function,
         licence=source.licence,
         description=f"factory {source.location}",
-        digest=_digest({origin.name: origin} if origin else {}, {"factory": source.location, "config": source.config}),
+        digest=_digest(files, {"factory": source.location, "config": source.config}),
     )
+
+
+def _tokenizer_of(folder: Path) -> dict[str, Path]:
+    path = folder / "tokenizer.json"
+    return {path.name: path} if path.is_file() else {}
 
 
 _RESOLVERS: Mapping[SourceKind, Callable[[TeacherSource, _Terms], TeacherFiles]] = MappingProxyType(

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -211,13 +210,15 @@ def test_killed_run_leaves_only_temporary_folders_and_the_next_run_finishes(tmp_
     root, flag = tmp_path / "cache", tmp_path / "flag"
     command = [sys.executable, SCRIPT, str(root), "hang", str(flag)]
     with subprocess.Popen(command) as child:
-        deadline = time.monotonic() + 60
-        while not flag.exists():
-            assert child.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        assert Cache(root).sweep() == 0, "a live folder must not be swept"
-        child.send_signal(signal.SIGKILL)
+        try:
+            deadline = time.monotonic() + 60
+            while not flag.exists():
+                assert child.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            assert Cache(root).sweep() == 0, "a live folder must not be swept"
+        finally:
+            child.kill()
     assert [name.partition("-")[0] for name in entries(root)] == ["data"]
     assert leftovers(root), "the kill came too late to test anything"
     made, recorder = build(root, MakeData(), Hang(flag=str(flag)))

@@ -1,7 +1,9 @@
 """The command line itself: exit codes, help, what is imported when."""
 
+import contextlib
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -177,11 +179,14 @@ def test_ctrl_c_is_exit_130_with_one_line(tmp_path):
     code += "targets.get_target = wait\nsys.exit(main(['targets', 'x']))"
     flag = tmp_path / "flag"
     with subprocess.Popen([sys.executable, "-c", code, str(flag)], stderr=subprocess.PIPE, text=True) as child:
-        while not flag.exists():
-            assert child.poll() is None
-            time.sleep(0.01)
-        child.send_signal(signal.SIGINT)
-        _, text = child.communicate(timeout=30)
+        try:
+            while not flag.exists():
+                assert child.poll() is None
+                time.sleep(0.01)
+            child.send_signal(signal.SIGINT)
+            _, text = child.communicate(timeout=30)
+        finally:
+            child.kill()
     assert child.returncode == 130
     assert text.count("\n") == 1
     assert text.startswith("interrupted")
@@ -279,16 +284,20 @@ def test_progress_writes_one_line_a_stage_where_no_terminal_is(capsys):
     ]
 
 
+def _until_closed(handle):
+    with contextlib.suppress(OSError), os.fdopen(handle, newline="") as stream:  # Linux ends a pty with EIO
+        while text := stream.read(1):
+            yield text
+
+
 def test_progress_on_a_terminal_gives_the_cursor_back_after_a_failure():
-    pty = pytest.importorskip("pty")
     main_end, other_end = pty.openpty()
     with os.fdopen(other_end, "w") as terminal:
         progress = make_progress(terminal)
         progress.stage_started("Distill [1/2]")
         progress.notice("a [note]")
         progress.stage_failed("Distill [1/2]")
-    text = os.read(main_end, 65536).decode()
-    os.close(main_end)
+    text = "".join(_until_closed(main_end))
     assert "a [note]" in text
     assert text.rfind("\x1b[?25h") > text.rfind("\x1b[?25l")
     assert text.rstrip().endswith("x Distill [1/2]: failed")

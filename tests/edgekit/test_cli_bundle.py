@@ -86,10 +86,10 @@ def test_image_file_is_answered(image_bundle, tmp_path, capsys):
     ("content", "code", "words"),
     [
         (None, 6, "E0614"),
-        (np.zeros(5), 2, "E0125"),
-        (np.zeros((1, 1, 1, 1, 1)), 2, "E0125"),
-        (np.array([{"a": 1}], dtype=object), 2, "E0124"),
-        (b"not an array", 2, "E0124"),
+        (np.zeros(5), 2, "E0141"),
+        (np.zeros((1, 1, 1, 1, 1)), 2, "E0141"),
+        (np.array([{"a": 1}], dtype=object), 2, "E0140"),
+        (b"not an array", 2, "E0140"),
     ],
     ids=["no file", "one axis", "five axes", "objects", "no array"],
 )

@@ -15,11 +15,11 @@ from edgekit.recipe.spec import AdaptSpec, ImageSpec, ModelSpec, Task
 from edgekit_converters.rows import training_rows
 from edgekit_converters.training import Batch, Precision, Training, train
 from edgekit_models.data.dataset import read_dataset
+from edgekit_models.image_classifier import ImageClassifier
 from edgekit_models.preprocess import image_preprocess, text_preprocess, write_preprocess
 from edgekit_models.saved import save_foreign_model, save_model
 from edgekit_models.teacher_modules import Teacher, build_teacher
 from edgekit_models.teachers import TeacherFiles
-from edgekit_models.image_classifier import ImageClassifier
 from edgekit_models.text_classifier import TextClassifier
 
 __all__ = ["AdaptTeacher"]
@@ -81,7 +81,7 @@ class AdaptTeacher:
             )
             train([model], loss, rows, how, stage="adapt")
             for parameter in model.parameters():
-                parameter.requires_grad_(True)
+                parameter.requires_grad_()
             note = f"fine-tuned for {self.how.epochs:g} epochs on {len(rows):,} rows in {self.precision}{frozen}"
         _save(teacher, self.image, into)
         return note
@@ -92,9 +92,9 @@ def _freeze(model: nn.Module, layers: int) -> str:
     if not isinstance(model, TextClassifier):
         return ""
     parts: list[nn.Module] = [model.words, *([model.embedding_norm] if layers else []), *model.layers[:layers]]
-    model.positions.requires_grad_(False)
+    model.positions.requires_grad = False
     for part in parts:
-        part.requires_grad_(False)
+        part.requires_grad_(requires_grad=False)
     return f"; embeddings and {layers} of {len(model.layers)} layers kept" if layers else "; embeddings kept"
 
 

@@ -29,7 +29,8 @@ class Lesson:
         rows: Preprocessed training rows.
         targets: Class of each row, int64 (N,).
         logits: The teacher's, float32 (N, classes).
-        teacher: The teacher itself; its hidden states are computed batch by batch, because kept ones would fill the disk.
+        teacher: The teacher itself; its hidden states are computed batch by batch, because kept ones would fill the
+            disk.
     """
 
     rows: Rows
@@ -58,6 +59,7 @@ class Lesson:
             train([student], plain, self.rows, training, stage=stage)
             return
         pairs = paired_layers(layers, len(teacher.layers))
+        torch.manual_seed(training.seed)  # the projection's first weights must not hang on what ran before
         projection = HiddenProjection(student.config.hidden, teacher.config.hidden)
 
         def with_hidden(batch: Batch) -> Tensor:
@@ -82,8 +84,6 @@ def read_lesson(artifacts: Artifacts) -> Lesson:
     data = read_dataset(artifacts[Kind.DATA].path)
     folder = artifacts[Kind.TEACHER].path
     teacher = load_model(folder)
-    for parameter in teacher.parameters():
-        parameter.requires_grad_(False)
     logits = np.load(artifacts[Kind.TEACHER_OUTPUTS].path / "train.npy", allow_pickle=False)
     return Lesson(
         rows=training_rows(data.train.inputs, folder),

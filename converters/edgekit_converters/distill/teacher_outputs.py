@@ -9,23 +9,25 @@ import numpy as np
 
 from edgekit.pipeline import Artifacts, Kind
 from edgekit_converters.rows import training_rows
-from edgekit_converters.training import keep_freed_memory, predict
-from edgekit_models.data.dataset import read_dataset
+from edgekit_converters.training import Precision, keep_freed_memory, mixed_precision, predict
+from edgekit_models.data.dataset import Rows, read_dataset
 from edgekit_models.saved import load_model
 from edgekit_runtime.errors import QualityError
 
 __all__ = ["RecordTeacher"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RecordTeacher:
-    """Write the teacher's logits on the training and the evaluation rows."""
+    """Write the teacher's logits: on training rows in the training precision, on evaluation rows in float32."""
+
+    precision: Precision
 
     takes: ClassVar[tuple[Kind, ...]] = (Kind.DATA, Kind.TEACHER)
     gives: ClassVar[Kind] = Kind.TEACHER_OUTPUTS
 
     def config(self) -> Mapping[str, object]:
-        return {}
+        return {"precision": self.precision}
 
     def versions(self) -> tuple[str, ...]:
         return ("torch", "numpy")
@@ -41,8 +43,13 @@ class RecordTeacher:
         folder = artifacts[Kind.TEACHER].path
         teacher = load_model(folder)
         accuracies = []
-        for name, part in (("train", data.train), ("eval", data.evaluation)):
-            logits = predict(teacher, training_rows(part.inputs, folder))
+        parts: tuple[tuple[str, Rows, Precision], ...] = (
+            ("train", data.train, self.precision),
+            ("eval", data.evaluation, "float32"),
+        )
+        for name, part, precision in parts:
+            with mixed_precision(precision):
+                logits = predict(teacher, training_rows(part.inputs, folder))
             if not np.isfinite(logits).all():
                 raise QualityError(
                     "E0310",

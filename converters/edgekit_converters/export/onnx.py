@@ -40,8 +40,8 @@ def export_onnx(model: Classifier, contract: ModelContract, path: Path, *, opset
         )
         assert program is not None  # dynamo=True without a path gives a program
         proto = program.model_proto
-    _strip(proto)
-    onnx.checker.check_model(proto, full_check=True)
+        _strip(proto)
+        onnx.checker.check_model(proto, full_check=True)
     path.write_bytes(proto.SerializeToString(deterministic=True))
 
 

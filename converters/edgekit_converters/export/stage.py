@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from edgekit.pipeline import Artifacts, Kind
 from edgekit_converters.export.contract import contract_of
-from edgekit_models.saved import load_model, load_own_model
 from edgekit_models.image_classifier import ImageClassifier
+from edgekit_models.saved import load_model, load_own_model
 from edgekit_models.text_classifier import TextClassifier
 
 __all__ = ["ONNX_FILE", "TFLITE_FILE", "ExportOnnx", "ExportTeacher", "ExportTflite"]

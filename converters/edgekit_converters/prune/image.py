@@ -20,7 +20,7 @@ _SAMPLE_ROWS = 256
 def prune_image(model: ImageClassifier, spec: PruneSpec, rows: ImageRows) -> tuple[ImageClassifier, str]:
     """Give a smaller plain model.
 
-    Each convolution keeps ``ceil(channels * (1 - spec.channels))`` channels, rounded up to ``spec.multiple``. A channel's
+    Each convolution keeps ``channels * (1 - spec.channels)`` channels, rounded up to ``spec.multiple``. A channel's
     score is the norm of its weights times its batch-norm gain, or its mean activation on training rows.
 
     Args:
@@ -45,7 +45,7 @@ def prune_image(model: ImageClassifier, spec: PruneSpec, rows: ImageRows) -> tup
     sizes = []
     for block, score in zip(_blocks(small), scores, strict=True):
         have = block.conv.out_channels
-        keep = min(have, math.ceil(have * (1.0 - spec.channels) / spec.multiple) * spec.multiple)
+        keep = min(have, _kept(have, spec))
         sizes.append(keep)
         if keep < have:
             gone = sorted(score.argsort()[: have - keep].tolist())
@@ -61,6 +61,11 @@ def prune_image(model: ImageClassifier, spec: PruneSpec, rows: ImageRows) -> tup
     plain.load_state_dict(small.state_dict())
     before = ",".join(str(size.channels) for size in config.convs)
     return plain.eval(), f"channels {before} -> {','.join(map(str, sizes))}"
+
+
+def _kept(have: int, spec: PruneSpec) -> int:
+    """Give the channels to keep; ``80 * (1 - 0.7)`` is 24.000000000000004 and means 24, not the next multiple."""
+    return math.ceil(round(have * (1.0 - spec.channels) / spec.multiple, 9)) * spec.multiple
 
 
 def _blocks(model: ImageClassifier) -> list[ConvBlock]:

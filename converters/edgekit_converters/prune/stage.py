@@ -49,9 +49,7 @@ class PruneStudent:
         folder = artifacts[Kind.STUDENT].path
         student = load_own_model(folder / "config.json", folder / "model.safetensors")
         lesson = read_lesson(artifacts)
-        wanted = (
-            self.how.heads or self.how.ffn if isinstance(student, TextClassifier) else self.how.channels
-        )
+        wanted = self.how.heads or self.how.ffn if isinstance(student, TextClassifier) else self.how.channels
         if not wanted:
             save_model(student, into)
             return "nothing to prune: the recipe's prune section keeps every size"

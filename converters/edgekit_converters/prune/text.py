@@ -22,8 +22,8 @@ def prune_text(model: TextClassifier, spec: PruneSpec, rows: TextRows) -> str:
     """Make ``model`` smaller in place.
 
     A neuron's score is the mean size of its activation times the norm of its outgoing weights (Wanda's criterion, per
-    neuron instead of per weight), or the product of its weight norms; a head's is the sum over its outputs. What removed
-    neurons gave on average moves into the bias of the next layer.
+    neuron instead of per weight), or the product of its weight norms; a head's is the sum over its outputs. What
+    removed neurons gave on average moves into the bias of the next layer.
 
     Args:
         model: Changed.
@@ -34,7 +34,8 @@ def prune_text(model: TextClassifier, spec: PruneSpec, rows: TextRows) -> str:
         One line on what was removed.
 
     Source:
-        Michel et al. 2019 (heads); Sun et al. 2024, "A simple and effective pruning approach" (activation times weight).
+        Michel et al. 2019 (heads); Sun et al. 2024, "A simple and effective pruning approach for large language models"
+        (activation times weight).
     """
     inner, context = _activations(model, rows)
     notes = []
@@ -62,10 +63,9 @@ def neuron_scores(layer: EncoderLayer, inner: Tensor, *, criterion: Literal["mag
         inner: Activations behind the GELU on real tokens, shape (tokens, ffn).
         criterion: See ``prune_text``.
     """
-    outgoing = layer.ffn_out.weight.detach().norm(dim=0)
-    if criterion == "magnitude":
-        return outgoing * layer.ffn_in.weight.detach().norm(dim=1)
-    return outgoing * inner.abs().mean(0)
+    outgoing: Tensor = layer.ffn_out.weight.detach().norm(dim=0)
+    incoming: Tensor = layer.ffn_in.weight.detach().norm(dim=1) if criterion == "magnitude" else inner.abs().mean(0)
+    return outgoing * incoming
 
 
 def head_scores(
@@ -79,12 +79,13 @@ def head_scores(
         size: Width of a head.
         criterion: See ``prune_text``.
     """
-    outgoing = layer.attention.output.weight.detach().norm(dim=0)
+    outgoing: Tensor = layer.attention.output.weight.detach().norm(dim=0)
     if criterion == "magnitude":
         channel = outgoing * layer.attention.value.weight.detach().norm(dim=1)
     else:
         channel = outgoing * context.abs().mean(0)
-    return channel.reshape(-1, size).sum(1)
+    scores: Tensor = channel.reshape(-1, size).sum(1)
+    return scores
 
 
 @torch.no_grad()

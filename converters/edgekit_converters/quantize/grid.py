@@ -8,10 +8,11 @@ from numpy.typing import NDArray
 
 from edgekit_runtime.errors import ConversionError
 
-__all__ = ["ActivationType", "Range", "bias_codes", "grid_of", "weight_grid"]
+__all__ = ["ActivationType", "Range", "bias_codes", "bias_room", "grid_of", "weight_grid"]
 
 ActivationType = Literal["uint8", "int8"]
 _SMALLEST_SCALE = np.float32(1e-9)  # a tensor that is always 0 still needs a scale
+_LARGEST_BIAS_CODE = 2**30  # half of the accumulator; the products need the rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,21 +63,43 @@ def grid_of(seen: Range, kind: ActivationType) -> tuple[np.float32, int]:
     return scale, zero_point
 
 
-def weight_grid(weight: NDArray[np.float32], *, axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+def weight_grid(
+    weight: NDArray[np.float32], *, axis: int, least: NDArray[np.float32] | None = None
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Quantise weights symmetrically per channel: ``scale = absmax / 127``, codes in [-127, 127].
 
     Args:
         weight: Any shape.
         axis: The channel dimension.
+        least: Lower bound of each scale, from ``bias_room``; None = no bound.
 
     Returns:
         Codes in the shape of ``weight``, and one scale per channel.
+
+    Raises:
+        ConversionError: A weight is NaN or infinite.
     """
+    if not np.isfinite(weight).all():
+        raise ConversionError(
+            "E0732",
+            f"weights of shape {weight.shape} hold NaN or infinity, for which there is no int8 code",
+            fix="lower the learning rates, and build again",
+        )
     others = tuple(i for i in range(weight.ndim) if i != axis)
     scale = np.maximum(np.abs(weight).max(others) / np.float32(127), _SMALLEST_SCALE).astype(np.float32)
+    if least is not None:
+        scale = np.maximum(scale, least)
     shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
     codes = np.clip(np.rint(weight / scale.reshape(shape)), -127, 127).astype(np.int8)
     return codes, scale
+
+
+def bias_room(bias: NDArray[np.float32], *, activation_scale: np.float32) -> NDArray[np.float32]:
+    """Give the weight scale of each channel below which its bias would not fit into the int32 accumulator.
+
+    A channel that is dead but for its bias has no weights to take a scale from; its bias would be cut off.
+    """
+    return (np.abs(bias.astype(np.float64)) / (np.float64(activation_scale) * _LARGEST_BIAS_CODE)).astype(np.float32)
 
 
 def bias_codes(

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgekit_converters.quantize.grid import ActivationType, Range, bias_codes, grid_of, weight_grid
+from edgekit_converters.quantize.grid import ActivationType, Range, bias_codes, bias_room, grid_of, weight_grid
 from edgekit_converters.quantize.modes import Mode
 from edgekit_converters.quantize.onnx_graph import GraphEditor, module_path
 
@@ -44,6 +44,11 @@ def _layers(graph: GraphEditor) -> list[onnx.NodeProto]:
             if weight is not None and weight.ndim >= 2:
                 found.append(node)
     return found
+
+
+def _is_embedding(graph: GraphEditor, node: onnx.NodeProto) -> bool:
+    table = graph.weight(node.input[0]) if node.op_type == "Gather" else None
+    return table is not None and table.dtype == np.float32 and table.ndim == 2
 
 
 def _after(graph: GraphEditor, node: onnx.NodeProto) -> str:
@@ -85,18 +90,16 @@ def calibrate_onnx(path: Path, rows: Iterable[Feeds], how: OnnxStatic) -> dict[s
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        graph.model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime.InferenceSession(graph.model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     seen: dict[str, Range] = {}
     for feeds in rows:
         values = {name: feeds[name] for name in wanted if name in inputs}
         values |= dict(zip(tapped, session.run(tapped, dict(feeds)), strict=True))
         mask = feeds.get("attention_mask")
         for name, value in values.items():
-            real = value
+            real = np.asarray(value, np.float32)
             if mask is not None and value.ndim >= 2 and value.shape[:2] == mask.shape:
-                real = value[mask.astype(bool)]
+                real = real[mask.astype(bool)]
             measured = Range.of(real, name=name)
             seen[name] = measured if name not in seen else seen[name].merge(measured)
     return seen
@@ -105,9 +108,9 @@ def calibrate_onnx(path: Path, rows: Iterable[Feeds], how: OnnxStatic) -> dict[s
 def quantize_onnx(source: Path, target: Path, ranges: Mapping[str, Range], how: OnnxStatic) -> dict[str, int]:
     """Write the int8 model.
 
-    Static layers read a Q/DQ pair and hold int8 weights per output channel; matrix products give float, so that residual
-    sums, layer norms and softmax stay float; convolutions give int8 behind their ReLU. Embeddings hold int8 rows with one
-    scale each.
+    Static layers read a Q/DQ pair and hold int8 weights per output channel; matrix products give float, so that
+    residual sums, layer norms and softmax stay float; convolutions give int8 behind their ReLU. Embeddings hold int8
+    rows with one scale each.
 
     Args:
         source: Float32 model.
@@ -129,12 +132,9 @@ def quantize_onnx(source: Path, target: Path, ranges: Mapping[str, Range], how: 
         elif mode is Mode.DYNAMIC:
             writer.dynamic(node)
     for node in graph.nodes:
-        if node.op_type == "Gather" and graph.weight(node.input[0]) is not None:
-            table = graph.weight(node.input[0])
-            if table is not None and table.dtype == np.float32 and table.ndim == 2:
-                if how.mode(module_path(node)) is not Mode.FLOAT:
-                    writer.embedding(node)
-                    counts["embedding"] += 1
+        if _is_embedding(graph, node) and how.mode(module_path(node)) is not Mode.FLOAT:
+            writer.embedding(node)
+            counts["embedding"] += 1
     target.write_bytes(graph.finish().SerializeToString(deterministic=True))
     return counts
 
@@ -159,10 +159,13 @@ class _Writer:
             self.scales[tensor] = scale
         return after
 
-    def _weight(self, name: str, axis: int) -> tuple[str, NDArray[np.float32]]:
-        weight = self.graph.weight(name)
+    def _weight(
+        self, node: onnx.NodeProto, axis: int, least: NDArray[np.float32] | None
+    ) -> tuple[str, NDArray[np.float32]]:
+        weight = self.graph.weight(node.input[1])
         assert weight is not None
-        codes, scale = weight_grid(weight.astype(np.float32), axis=axis)
+        codes, scale = weight_grid(weight.astype(np.float32), axis=axis, least=least)
+        name = f"{node.output[0]}.weight"  # of the layer: the exporter lets layers share constants of equal value
         held = self.graph.constant(f"{name}.int8", codes)
         steps = self.graph.constant(f"{name}.scale", scale)
         zeros = self.graph.constant(f"{name}.zero_point", np.zeros(scale.shape, np.int8))
@@ -175,23 +178,27 @@ class _Writer:
         source = tensor.removesuffix(".dq")  # a convolution before may have put its output on a grid already
         node.input[0] = self._pair(source)
         axis = _output_axis(node)
-        name = str(node.input[1])
-        node.input[1], weight_scale = self._weight(name, axis)
         if node.op_type == "MatMul":
+            node.input[1], _ = self._weight(node, axis, None)
             self._broad_bias(node)
             return
-        if len(node.input) > 2 and node.input[2]:
-            self._bias(node, self.scales[source], weight_scale)
+        bias = self.graph.weight(node.input[2]) if len(node.input) > 2 else None
+        least = None if bias is None else bias_room(bias.astype(np.float32), activation_scale=self.scales[source])
+        node.input[1], weight_scale = self._weight(node, axis, least)
+        if bias is not None:
+            self._bias(node, bias.astype(np.float32), self.scales[source], weight_scale)
         if node.op_type == "Conv":
             self._grid_output(_after(self.graph, node))
 
-    def _bias(self, node: onnx.NodeProto, activation_scale: np.float32, weight_scale: NDArray[np.float32]) -> None:
-        name = str(node.input[2])
-        bias = self.graph.weight(name)
-        assert bias is not None
-        codes, scale = bias_codes(
-            bias.astype(np.float32), activation_scale=activation_scale, weight_scale=weight_scale
-        )
+    def _bias(
+        self,
+        node: onnx.NodeProto,
+        bias: NDArray[np.float32],
+        activation_scale: np.float32,
+        weight_scale: NDArray[np.float32],
+    ) -> None:
+        codes, scale = bias_codes(bias, activation_scale=activation_scale, weight_scale=weight_scale)
+        name = f"{node.output[0]}.bias"
         held = self.graph.constant(f"{name}.int32", codes)
         steps = self.graph.constant(f"{name}.scale", scale)
         zeros = self.graph.constant(f"{name}.zero_point", np.zeros(scale.shape, np.int32))

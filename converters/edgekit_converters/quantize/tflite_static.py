@@ -33,12 +33,13 @@ class TfliteRules:
 def text_rules(*, ffn_output: Mode, embedding: Mode) -> TfliteRules:
     """Linear layers in int8; attention products, softmax, layer norm and GELU float.
 
-    The classifier stays float: it decides the answer and holds 0.01 % of the weights.
+    The head stays float: it decides the answer and holds few of the weights.
     """
     return TfliteRules(
         rows=(
             (".*", "FULLY_CONNECTED", Mode.STATIC),
             (".*Linear_ffn_out.*", "FULLY_CONNECTED", ffn_output),
+            (".*Linear_head_dense.*", "FULLY_CONNECTED", Mode.FLOAT),
             (f"{_SIGNATURE}_output.*", "FULLY_CONNECTED", Mode.FLOAT),
             (".*", "EMBEDDING_LOOKUP", embedding),
         )

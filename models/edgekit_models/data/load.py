@@ -21,7 +21,7 @@ from edgekit_models.data.split import stratified_split
 from edgekit_models.data.tables import read_table
 from edgekit_runtime.errors import UsageError
 
-__all__ = ["load_dataset"]
+__all__ = ["load_dataset", "load_rows"]
 
 _KINDS = {
     Task.TEXT_CLASSIFICATION: ("csv", "jsonl", "parquet", "datasets"),
@@ -82,6 +82,37 @@ def load_dataset(spec: DataSpec, *, task: Task, folder: Path, seed: int) -> Data
         )
     require_classes(rows, classes, title="the training rows that are not evaluation rows too", warn=warn)
     return Dataset(task=task, labels=classes, train=rows, evaluation=evaluation, warnings=tuple(warnings))
+
+
+def load_rows(spec: DataSpec, *, task: Task, folder: Path, labels: Sequence[str]) -> tuple[Rows, tuple[str, ...]]:
+    """Read rows for a finished model, whose labels are given.
+
+    Args:
+        spec: ``train`` is the source.
+        task: What the rows are for.
+        folder: Relative paths start there.
+        labels: Names of the classes in the model's order; a source may hold the names, or their indices.
+
+    Returns:
+        The rows, and what was dropped or looks odd.
+
+    Raises:
+        MissingError: A file, a package or a library is not here.
+        UsageError: The rows cannot be used, or hold a label that the model does not know (E0244).
+    """
+    warnings: list[str] = []
+    part = _read(spec.train, spec, task=task, folder=folder, warn=warnings.append)
+    places = {str(i): i for i in range(len(labels))} | {name: i for i, name in enumerate(labels)}
+    unknown = sorted({name for name in part.raw if name not in places})
+    if unknown:
+        raise UsageError(
+            "E0244",
+            f"{part.title!r} holds the label {unknown[0]!r}, which the model does not know",
+            why=f"its labels are {', '.join(labels[:12])}{' and others' if len(labels) > 12 else ''}",
+            fix="name the column with --label, or rename the values to the model's labels or their indices",
+        )
+    targets = np.array([places[name] for name in part.raw], np.int64)
+    return Rows(inputs=part.inputs, targets=targets), tuple(warnings)
 
 
 def _read(source: DataSource, spec: DataSpec, *, task: Task, folder: Path, warn: Callable[[str], None]) -> _Part:

@@ -1,0 +1,90 @@
+"""``edgekit parity``: do the lanes of a bundle give the same answers?"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from edgekit.cli.bounds import points_option
+from edgekit.cli.output import bundle_argument, json_option, print_json, print_table
+from edgekit.lanes import LANES
+from edgekit.recipe.spec import BudgetSpec
+from edgekit_runtime.errors import QualityError
+
+if TYPE_CHECKING:
+    from edgekit.parity import ParityResult
+
+__all__ = ["command"]
+
+_HEADER = ("lane", "accuracy (95 %)", "drop", "changed (95 %)", "SQNR", "cosine", "max difference")
+
+
+@click.command("parity")
+@bundle_argument
+@click.option("--on", "lanes", multiple=True, type=click.Choice(LANES), help="Lane; may be given more than once.")
+@click.option("--reference", type=click.Choice(LANES), default="torch", show_default=True, help="Lane to compare with.")
+@click.option("--data", type=click.Path(path_type=Path), help="Rows: csv, jsonl, parquet, npz or a folder of images.")
+@click.option("--text", default="text", show_default=True, help="Column with the text.")
+@click.option("--label", default="label", show_default=True, help="Column with the label.")
+@click.option("--max-drop", help="Accuracy that int8 may lose, e.g. '0.5 points'; 1 point if not given.")
+@click.option("--max-changed", help="Decisions that int8 may change, e.g. '2 points' of the rows; 5 if not given.")
+@json_option
+def command(
+    bundle: str,
+    lanes: tuple[str, ...],
+    reference: str,
+    data: Path | None,
+    text: str,
+    label: str,
+    as_json: bool,
+    **bounds: str | None,
+) -> None:
+    """Run the lanes of BUNDLE on the same rows and compare them; exit code 3 if a bound is missed.
+
+    Without --on, every lane. Without --data, the evaluation rows that the build kept beside the bundle.
+    """
+    from edgekit.parity import judge
+    from edgekit.parity_run import DataOption, run_parity
+
+    budget = BudgetSpec(
+        max_drop=points_option("--max-drop", bounds["max_drop"], BudgetSpec().max_drop),
+        max_changed=points_option("--max-changed", bounds["max_changed"], BudgetSpec().max_changed),
+    )
+    option = DataOption(path=data, text=text, label=label) if data else None
+    result, warnings = run_parity(Path(bundle), lanes=lanes or LANES, reference=reference, data=option)
+    faults = judge(result, budget)
+    if as_json:
+        verdict = {"passed": not faults, "faults": [str(fault) for fault in faults], "warnings": list(warnings)}
+        print_json("parity", {"bundle": bundle, **result.as_json(), **verdict})
+    else:
+        for warning in warnings:
+            click.echo(f"data: {warning}", err=True)
+        _print(result)
+    if faults:
+        raise QualityError(
+            "E0302",
+            f"{Path(bundle).name} does not answer as {reference} does",
+            why="; ".join(str(fault) for fault in faults),
+            fix="look at the rows above; build again with more calibration rows or more layers in float",
+        )
+    if not as_json:
+        print(f"passed: int8 loses at most {budget.max_drop} and changes at most {budget.max_changed} of the rows")
+
+
+def _print(result: "ParityResult") -> None:
+    rows = []
+    for lane in result.lanes:
+        low, high = lane.interval
+        cells = [lane.lane, f"{lane.accuracy:.4f} ({low:.3f}-{high:.3f})"]
+        pair = result.agreement(lane.lane)
+        if pair is None:
+            rows.append([*cells, "reference", "-", "-", "-", "-"])
+            continue
+        least, most = pair.changed_interval
+        changed = f"{pair.changed} ({100 * least:.2f}-{100 * most:.2f} %)"
+        sqnr = f"{pair.sqnr_db:.1f} dB"
+        rows.append(
+            [*cells, f"{pair.drop.value:+.2f}", changed, sqnr, f"{pair.cosine:.6f}", f"{pair.max_difference:.4f}"]
+        )
+    print(f"{result.rows:,} rows; drop in points and changed rows against {result.reference}")
+    print_table(_HEADER, rows, right=frozenset(range(1, len(_HEADER))))

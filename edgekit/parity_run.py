@@ -1,0 +1,140 @@
+"""Parity of a finished bundle: its own models, and the float lanes that the build kept beside it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, cast
+
+from edgekit.kept import kept_lane
+from edgekit.lanes import LANES, MODEL_FILES, EngineLane, engine_of, run_engine_lane, run_torch_lane
+from edgekit.parity import ParityResult, compare_lanes
+from edgekit.recipe.spec import DataSource, DataSpec, ImageSpec, Task
+from edgekit_models.data.dataset import Rows
+from edgekit_runtime.bundle import Bundle, verify
+from edgekit_runtime.errors import UsageError
+from edgekit_runtime.manifest import TensorSpec
+from edgekit_runtime.model import open_preprocess
+
+__all__ = ["DataOption", "bundle_lane", "run_parity"]
+
+_FileKind = Literal["csv", "jsonl", "parquet", "npz"]
+_SUFFIXES: Mapping[str, _FileKind] = {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet", ".npz": "npz"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataOption:
+    """Rows that the user names on the command line.
+
+    Attributes:
+        path: A CSV, JSONL, Parquet or npz file, or a folder with one sub-folder of images per class.
+        text: Column with the text.
+        label: Column with the label.
+    """
+
+    path: Path
+    text: str = "text"
+    label: str = "label"
+
+
+def run_parity(
+    path: Path, *, lanes: Sequence[str], reference: str, data: DataOption | None
+) -> tuple[ParityResult, tuple[str, ...]]:
+    """Run lanes of a bundle on the same rows and compare them.
+
+    Args:
+        path: The ``.edge`` file.
+        lanes: Names from ``LANES``.
+        reference: One of them.
+        data: Rows; None takes the evaluation rows that the build kept.
+
+    Returns:
+        The comparison, and warnings about the rows.
+
+    Raises:
+        BundleError: The bundle is damaged.
+        MissingError: A lane or the rows are not here.
+        UsageError: An unknown lane, or rows that do not fit.
+    """
+    bundle = verify(path)
+    wanted = list(dict.fromkeys((reference, *lanes)))
+    unknown = [name for name in wanted if name not in LANES]
+    if unknown:
+        raise UsageError("E0126", f"no lane {unknown[0]!r}", why=f"known: {', '.join(LANES)}")
+    rows, warnings = _rows(bundle, path, data)
+    preprocess = open_preprocess(bundle)
+    feeds = [preprocess(row) for row in rows.inputs]
+    logits = {}
+    for name in LANES:
+        if name in wanted:
+            logits[name] = (
+                run_torch_lane(kept_lane(path, name), feeds)
+                if name == "torch"
+                else run_engine_lane(bundle_lane(bundle, path, name), feeds)
+            )
+    return compare_lanes(logits, rows.targets, reference=reference), warnings
+
+
+def bundle_lane(bundle: Bundle, path: Path, name: str) -> EngineLane:
+    """Give an engine lane of a bundle: int8 from its members, float from what the build kept.
+
+    Raises:
+        MissingError: A float lane that is not kept.
+        UsageError: The bundle has no model of that format.
+    """
+    engine = engine_of(name)
+    entry = bundle.manifest.models.get(engine)
+    if name.endswith("-int8"):
+        if entry is None:
+            raise UsageError("E0127", f"{path.name} holds no model for {engine}, so it has no lane {name}")
+        content = bundle.read(entry.member)
+        return EngineLane(name=name, engine=engine, model=content, inputs=entry.inputs, outputs=entry.outputs)
+    inputs, outputs = _logical(bundle)
+    file = kept_lane(path, name) / MODEL_FILES[engine]
+    if engine == "litert":
+        from edgekit_converters.export.contract import ModelContract
+        from edgekit_converters.export.tflite import tflite_contract
+
+        contract = tflite_contract(ModelContract(inputs=inputs, outputs=outputs), file)
+        inputs, outputs = contract.inputs, contract.outputs
+    return EngineLane(name=name, engine=engine, model=file, inputs=inputs, outputs=outputs)
+
+
+def _logical(bundle: Bundle) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Give inputs and outputs under the names of the model contract, as an ONNX file has them."""
+    entry = next(iter(bundle.manifest.models.values()))
+    inputs, outputs = (
+        tuple(replace(spec, tensor=spec.name) for spec in side) for side in (entry.inputs, entry.outputs)
+    )
+    return inputs, outputs
+
+
+def _rows(bundle: Bundle, path: Path, data: DataOption | None) -> tuple[Rows, tuple[str, ...]]:
+    from edgekit_models.data.dataset import read_dataset
+    from edgekit_models.data.load import load_rows
+
+    if data is None:
+        return read_dataset(kept_lane(path, "data")).evaluation, ()
+    kind: _FileKind | Literal["images"] | None = (
+        "images" if data.path.is_dir() else _SUFFIXES.get(data.path.suffix.lower())
+    )
+    if kind is None:
+        raise UsageError(
+            "E0128",
+            f"--data {data.path} is of an unknown kind",
+            fix=f"give a folder of images, or a file that ends in {', '.join(_SUFFIXES)}",
+        )
+    task = Task(bundle.manifest.task)
+    spec = DataSpec(
+        train=DataSource(kind=kind, location=str(data.path.absolute())),
+        text=data.text,
+        label=data.label,
+        image=_image(bundle) if task is Task.IMAGE_CLASSIFICATION else None,
+    )
+    labels = cast("list[str]", bundle.json("labels.json"))
+    return load_rows(spec, task=task, folder=Path(), labels=labels)
+
+
+def _image(bundle: Bundle) -> ImageSpec:
+    config = json.loads(bundle.read("preprocess.json"))
+    return ImageSpec(height=config["height"], width=config["width"], channels=config["channels"])
