@@ -15,13 +15,14 @@ export OMP_NUM_THREADS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint clean
+.PHONY: help setup demo test lint wheels clean
 
 help:
 	@echo "make demo    build the sentiment bundle and ask it two sentences"
 	@echo "make test    ruff, mypy and pytest (without the slow tests)"
 	@echo "make lint    ruff and mypy"
 	@echo "make setup   make $(VENV) and install edgekit with all that demo and test need"
+	@echo "make wheels  dist/: edgekit, and edgekit-runtime for devices"
 	@echo "make clean   remove $(VENV), runs/ and what the tools left behind"
 
 setup: $(STAMP)
@@ -58,6 +59,11 @@ lint: $(STAMP)
 
 test: lint
 	$(BIN)/python -m pytest -m "not slow"
+
+wheels: $(STAMP)
+	$(BIN)/python -m build --quiet --wheel --no-isolation --outdir dist .
+	$(BIN)/python -m build --quiet --wheel --no-isolation --outdir dist runtimes
+	@ls dist
 
 clean:
 	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

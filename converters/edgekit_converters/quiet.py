@@ -55,7 +55,13 @@ def _redirected(target: int) -> Iterator[None]:
     try:
         os.dup2(target, 1)
         os.dup2(target, 2)
-        yield
+        # In a notebook or a test, Python's own streams do not end at the descriptors.
+        with (
+            os.fdopen(target, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False) as text,
+            contextlib.redirect_stdout(text),
+            contextlib.redirect_stderr(text),
+        ):
+            yield
     finally:
         _flush()
         for number, handle in enumerate(kept, start=1):

@@ -7,10 +7,41 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from edgekit.recipe.spec import StudentSpec
+from edgekit_models.image_classifier import ImageClassifier
 from edgekit_models.text_classifier import EncoderLayer, TextClassifier
 from edgekit_runtime.errors import UsageError
 
-__all__ = ["keep_channels", "keep_ffn", "keep_heads", "paired_layers", "text_student"]
+__all__ = ["check_student", "keep_channels", "keep_ffn", "keep_heads", "paired_layers", "text_student"]
+
+
+def check_student(teacher: nn.Module, spec: StudentSpec) -> None:
+    """Refuse a student that cannot be made from a teacher, before anything is trained.
+
+    Raises:
+        UsageError: A layer or a width that the teacher does not have, or no size for an image student.
+    """
+    if isinstance(teacher, TextClassifier):
+        have = len(teacher.layers)
+        if spec.layers and max(spec.layers) >= have:
+            raise UsageError(
+                "E0130",
+                f"model.student.layers names layer {max(spec.layers)}, but the teacher has {have} layers",
+                fix=f"name layers from 0 to {have - 1}",
+            )
+        if spec.hidden > teacher.config.hidden:
+            raise UsageError(
+                "E0132",
+                f"model.student.hidden is {spec.hidden}, more than the teacher's {teacher.config.hidden}",
+                fix=f"choose {teacher.config.hidden} or less, or leave it out",
+            )
+    elif not spec.widths and not isinstance(teacher, ImageClassifier):
+        raise UsageError(
+            "E0131",
+            "model.student.widths is not given",
+            why="the teacher is not one of edgekit's own networks, so the student's size cannot be taken from it",
+            fix="add for example widths: [16, 32, 64]",
+        )
 
 
 def text_student(
@@ -20,20 +51,10 @@ def text_student(
 
     Args:
         teacher: Left as it is.
-        layers: Teacher layers in the order they take in the student; empty = all.
+        layers: Teacher layers in the order they take in the student, as ``check_student`` accepts them; empty = all.
         hidden_order: Channels of the residual stream to keep, integer, shape (hidden,); None = all.
-
-    Raises:
-        UsageError: A layer that the teacher does not have.
     """
-    have = len(teacher.layers)
-    chosen = list(layers) or list(range(have))
-    if max(chosen) >= have:
-        raise UsageError(
-            "E0130",
-            f"model.student.layers names layer {max(chosen)}, but the teacher has {have} layers, 0 to {have - 1}",
-            fix="name layers of the teacher",
-        )
+    chosen = list(layers) or list(range(len(teacher.layers)))
     student = copy.deepcopy(teacher)
     student.layers = nn.ModuleList(copy.deepcopy(teacher.layers[i]) for i in chosen)
     student.config = dataclasses.replace(teacher.config, layers=tuple(teacher.config.layers[i] for i in chosen))

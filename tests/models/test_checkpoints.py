@@ -123,7 +123,9 @@ def test_half_precision_and_shards_give_a_float32_model(tmp_path) -> None:
     assert not (tmp_path / "shards" / "model.safetensors").exists()
     assert len(list((tmp_path / "shards").glob("model-*.safetensors"))) > 1
     ids, mask = padded_batch("bert")
-    whole, shards = (read_transformers_folder(tmp_path / n, classes=CLASSES, max_length=12) for n in ("whole", "shards"))
+    whole, shards = (
+        read_transformers_folder(tmp_path / n, classes=CLASSES, max_length=12) for n in ("whole", "shards")
+    )
     assert {parameter.dtype for parameter in whole.parameters()} == {torch.float32}
     torch.testing.assert_close(shards(ids, mask), whole(ids, mask), rtol=0, atol=0)
 

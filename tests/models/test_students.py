@@ -7,7 +7,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from edgekit_models.students import keep_channels, keep_ffn, keep_heads, paired_layers, text_student
+from edgekit.recipe.spec import StudentSpec
+from edgekit_models.image_classifier import ImageClassifier, ImageConfig
+from edgekit_models.students import check_student, keep_channels, keep_ffn, keep_heads, paired_layers, text_student
 from edgekit_models.text_classifier import LayerConfig, TextClassifier, TextConfig
 from edgekit_runtime.errors import UsageError
 
@@ -72,11 +74,28 @@ def test_no_layers_named_means_all(teacher, batch) -> None:
         torch.testing.assert_close(text_student(teacher, layers=())(*batch), teacher(*batch), rtol=0, atol=0)
 
 
-def test_a_layer_that_the_teacher_lacks_is_refused(teacher) -> None:
+@pytest.mark.parametrize(
+    ("spec", "code", "words"),
+    [
+        (StudentSpec(layers=(0, 3)), "E0130", "names layer 3"),
+        (StudentSpec(hidden=24), "E0132", "teacher's 16"),
+    ],
+)
+def test_more_than_the_teacher_has_is_refused(teacher, spec, code, words) -> None:
     with pytest.raises(UsageError) as caught:
-        text_student(teacher, layers=(0, 3))
-    assert caught.value.code == "E0130"
-    assert "0 to 2" in caught.value.what
+        check_student(teacher, spec)
+    assert caught.value.code == code
+    assert words in caught.value.what
+    check_student(teacher, StudentSpec(layers=(0, 2), hidden=16))
+
+
+def test_image_student_of_a_foreign_teacher_needs_widths() -> None:
+    with pytest.raises(UsageError) as caught:
+        check_student(nn.Linear(2, 2), StudentSpec())
+    assert caught.value.code == "E0131"
+    check_student(nn.Linear(2, 2), StudentSpec(widths=(8,)))
+    own = ImageClassifier(ImageConfig.from_widths((4,), height=8, width=8, channels=1, classes=2))
+    check_student(own, StudentSpec())
 
 
 @pytest.mark.parametrize(

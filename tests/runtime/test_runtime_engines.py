@@ -267,3 +267,18 @@ def test_first_installed_engine_with_a_model_is_chosen(monkeypatch):
     real = sys.modules["importlib.util"].find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "onnxruntime" else real(name))
     assert choose_engine(["onnxruntime", "litert"]).name == "litert"
+
+
+@pytest.mark.parametrize(
+    ("flags", "saturates"),
+    [("fpu avx2 fma", True), ("fpu avx2 avx_vnni", False), ("avx512f avx512_vnni", False), ("avx512f avx512bw", True)],
+)
+def test_exact_kernels_are_asked_for_only_on_x86_without_vnni(tmp_path, monkeypatch, flags, saturates):
+    from edgekit_runtime.engines import onnxruntime as engine
+
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"processor\t: 0\nmodel name\t: some\nflags\t\t: {flags}\n")
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    assert engine.adds_in_16_bits(str(cpuinfo)) is saturates
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    assert engine.adds_in_16_bits(str(cpuinfo)) is False

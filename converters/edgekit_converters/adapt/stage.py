@@ -18,6 +18,7 @@ from edgekit_models.data.dataset import read_dataset
 from edgekit_models.image_classifier import ImageClassifier
 from edgekit_models.preprocess import image_preprocess, text_preprocess, write_preprocess
 from edgekit_models.saved import save_foreign_model, save_model
+from edgekit_models.students import check_student
 from edgekit_models.teacher_modules import Teacher, build_teacher
 from edgekit_models.teachers import TeacherFiles
 from edgekit_models.text_classifier import TextClassifier
@@ -58,6 +59,8 @@ class AdaptTeacher:
         data = read_dataset(artifacts[Kind.DATA].path)
         torch.manual_seed(self.seed)  # a fresh classifier is drawn when the teacher has none
         teacher = build_teacher(self.files, self.model, image=self.image, classes=len(data.labels))
+        check_student(teacher.module, self.model.student)
+        _save(teacher, self.image, into)  # what cannot be saved is found now and not after the training
         if self.image is not None:
             write_preprocess(image_preprocess(self.image), into)
         else:

@@ -1,5 +1,6 @@
 """Make the student from its teacher and teach it."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,9 +14,8 @@ from edgekit_converters.distill.lesson import Lesson, read_lesson, training_of
 from edgekit_converters.training import Precision, TextRows
 from edgekit_models.image_classifier import ImageClassifier, ImageConfig
 from edgekit_models.saved import Classifier, save_model
-from edgekit_models.students import text_student
+from edgekit_models.students import check_student, text_student
 from edgekit_models.text_classifier import TextClassifier
-from edgekit_runtime.errors import UsageError
 
 __all__ = ["DistilStudent"]
 
@@ -59,18 +59,13 @@ class DistilStudent:
 
 def _initial(lesson: Lesson, spec: StudentSpec) -> Classifier:
     teacher = lesson.teacher
+    check_student(teacher, spec)  # the teacher may come from the cache of a build with another student
     if isinstance(teacher, TextClassifier):
         order = _channels(lesson, teacher, spec.hidden) if spec.hidden else None
         return text_student(teacher, layers=spec.layers, hidden_order=order)
     if not spec.widths:
-        if isinstance(teacher, ImageClassifier):
-            return ImageClassifier(teacher.config)
-        raise UsageError(
-            "E0131",
-            "model.student.widths is not given",
-            why="the teacher is not one of edgekit's own networks, so the student's size cannot be taken from it",
-            fix="add for example widths: [16, 32, 64]",
-        )
+        assert isinstance(teacher, ImageClassifier)  # check_student
+        return copy.deepcopy(teacher)
     images = lesson.rows.batch(torch.zeros(1, dtype=torch.int64).numpy()).inputs[0]
     _, channels, height, width = images.shape
     classes = lesson.logits.shape[1]
@@ -82,12 +77,6 @@ def _initial(lesson: Lesson, spec: StudentSpec) -> Classifier:
 @torch.no_grad()
 def _channels(lesson: Lesson, teacher: TextClassifier, hidden: int) -> torch.Tensor:
     """Give the channels of the residual stream that are largest on average, in their order."""
-    if hidden > teacher.config.hidden:
-        raise UsageError(
-            "E0132",
-            f"model.student.hidden is {hidden}, more than the teacher's {teacher.config.hidden}",
-            fix=f"choose {teacher.config.hidden} or less, or leave it out",
-        )
     assert isinstance(lesson.rows, TextRows)
     sample = torch.arange(min(_SAMPLE_ROWS, len(lesson.rows))).numpy()
     batch = lesson.rows.batch(sample)

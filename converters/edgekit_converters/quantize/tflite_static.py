@@ -111,9 +111,8 @@ def _recipe(rules: TfliteRules) -> Any:  # noqa: ANN401 - the library's own type
         name = operators[operator]
         if mode is Mode.FLOAT:
             book.add_quantization_config(pattern, name, algorithm_key=untouched)
-        elif operator == "EMBEDDING_LOOKUP":
-            book.add_weight_only_config(pattern, name, num_bits=8)
-        elif mode is Mode.DYNAMIC:
+        elif mode is Mode.DYNAMIC or operator == "EMBEDDING_LOOKUP":
+            # A lookup has no activations to quantise; weight-only would turn the whole table into float at start.
             book.add_dynamic_config(pattern, name, num_bits=8)
         else:
             book.add_static_config(pattern, name, activation_num_bits=8, weight_num_bits=8)
