@@ -111,7 +111,7 @@ class TeacherModel(Section):
         _exactly_one(kinds, [kind.value for kind in SourceKind])
         _only_with("subfolder", kinds[0], ("package", "hub"), self.model_fields_set)
         _only_with("revision", kinds[0], ("hub",), self.model_fields_set)
-        _only_with("config", kinds[0], ("weights", "architecture"), self.model_fields_set)
+        _only_with("config", kinds[0], ("weights", "architecture", "factory"), self.model_fields_set)
         _only_with("sha256", kinds[0], ("folder", "hub", "package", "weights"), self.model_fields_set)
         if kinds == ["weights"] and not self.config:
             raise fault("needs 'config' beside 'weights': the parameters of the architecture", key="weights")

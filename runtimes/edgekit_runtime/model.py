@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit_runtime.bundle import Bundle, verify
-from edgekit_runtime.engines.registry import choose_engine, get_engine, open_engine
+from edgekit_runtime.engines.registry import EngineRow, choose_engine, get_engine, open_engine
 from edgekit_runtime.errors import BundleError, MissingError, UsageError
 from edgekit_runtime.manifest import Manifest, ModelEntry, TaskName
 from edgekit_runtime.preprocess.image import ImagePreprocess
@@ -76,6 +76,21 @@ class Model:
         self._preprocess: Final = open_preprocess(bundle)
         _check_contract(manifest, entry, self._preprocess, len(self.labels))
         self._engine: Final = open_engine(row.name, bundle.read(entry.member), entry.inputs, entry.outputs, threads)
+        if row.proves_itself:
+            self._prove(row)
+
+    def _prove(self, row: EngineRow) -> None:
+        test = self.selftest()
+        if not test.passed:
+            failed = "; ".join(f"{check.name}: {check.detail}" for check in test.checks if not check.passed)
+            self.close()
+            raise BundleError(
+                "E0519",
+                f"{row.name} {row.version} does not answer as the machine that built the bundle",
+                why=failed,
+                fix="install ai-edge-litert or onnxruntime; for tflite-runtime build with quantize.embedding: float "
+                "and quantize.ffn_output: float",
+            )
 
     def __call__(self, x: Input) -> Prediction:
         """Answer one input: a text, an image array, or the path of an image file.
