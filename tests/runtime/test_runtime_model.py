@@ -261,7 +261,7 @@ def test_model_is_loaded_from_the_bytes_that_were_verified(tmp_path, image_parts
 
 
 def test_an_engine_that_must_prove_itself_is_refused_when_its_answers_differ(image_parts, monkeypatch):
-    # tflite-runtime 2.14 gave -0.4 dB on int8 texts without an error; it needs numpy 1, so LiteRT stands in for it here.
+    # tflite-runtime 2.14 gave -0.4 dB on int8 texts without an error; it needs numpy 1, so LiteRT stands in here.
     from edgekit_runtime.engines import registry
 
     row = dataclasses.replace(registry.ENGINES["litert"], proves_itself=True)
