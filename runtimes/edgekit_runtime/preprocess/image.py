@@ -101,19 +101,26 @@ def load_image(path: str | os.PathLike[str]) -> NDArray[Any]:
         if file.suffix == ".npy":
             array: NDArray[Any] = np.load(file, allow_pickle=False)
             return array
-        try:
-            from PIL import Image, ImageOps
-        except ImportError:
-            raise MissingError(
-                "E0657", f"reading {file.name} needs Pillow", fix="pip install pillow, or pass a numpy array"
-            ) from None
-        with Image.open(file) as image:
+        image_module, image_ops = _pillow(file)
+        with image_module.open(file) as image:
             # A palette or 1-bit image has codes, not colours; a camera says in the file which way is up.
-            upright = ImageOps.exif_transpose(image)
+            upright = image_ops.exif_transpose(image)
             grey = upright.mode in {"L", "1"}
             return np.asarray(upright.convert("L" if grey else "RGB"))
-    except (OSError, ValueError) as error:
+    except MissingError:
+        raise
+    except Exception as error:  # Pillow raises OSError, ValueError, SyntaxError, DecompressionBombError, ...
         raise UsageError("E0916", f"cannot decode the image {file.name}", why=str(error)) from error
+
+
+def _pillow(file: Path) -> tuple[Any, Any]:
+    try:
+        from PIL import Image, ImageOps
+    except ImportError:
+        raise MissingError(
+            "E0657", f"reading {file.name} needs Pillow", fix="pip install pillow, or pass a numpy array"
+        ) from None
+    return Image, ImageOps
 
 
 class ImagePreprocess:
