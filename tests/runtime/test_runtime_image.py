@@ -174,6 +174,6 @@ def test_missing_and_broken_files_are_errors(tmp_path, monkeypatch):
 def test_a_picture_that_would_fill_the_memory_is_an_error_of_ours(tmp_path, monkeypatch):
     Image.fromarray(np.zeros((64, 64), np.uint8)).save(tmp_path / "bomb.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow refuses twice as many
-    with pytest.raises(UsageError, match="cannot decode the image bomb.png") as caught:
+    with pytest.raises(UsageError, match=r"cannot decode the image bomb\.png") as caught:
         load_image(tmp_path / "bomb.png")
     assert caught.value.code == "E0916"
