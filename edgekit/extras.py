@@ -24,7 +24,7 @@ MODULE_EXTRAS: Mapping[str, str] = MappingProxyType(
                     "onnx",
                     "onnxscript",
                 ),
-                *("pyarrow", "pydantic", "rich", "safetensors", "scipy", "sklearn", "tokenizers", "torch"),
+                *("pyarrow", "pydantic", "rich", "safetensors", "sklearn", "tokenizers", "torch"),
                 *("torch_pruning", "transformers", "yaml"),
             ),
             "build",
