@@ -82,3 +82,12 @@ def test_fashion_files_come_out_of_the_package(
     assert {path.name: path.read_text() for path in folder.iterdir()} == {name: name for name in script._FILES}
     package.unlink()
     assert script.main() == 0  # the files are there: nothing is fetched
+
+
+def test_without_apt_the_script_says_what_to_do(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(script.sys, "argv", ["fetch_fashion.py"])
+    monkeypatch.setattr(script.shutil, "which", lambda _: None)
+    assert script.main() == 6
+    assert "fetch the .deb elsewhere" in capsys.readouterr().err
