@@ -1,6 +1,6 @@
 """Fetch Fashion-MNIST (MIT licence) into examples/data/fashion-mnist, out of the Debian package that carries it.
 
-The package comes from the system's own package sources (``apt-get download``, nothing is installed and no root is needed),
+The package comes from the system's own package sources (``apt-get download``: nothing is installed, no root is needed)
 or from a file.
 
 Usage: python examples/fetch_fashion.py [PACKAGE.deb]
