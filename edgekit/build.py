@@ -17,7 +17,7 @@ from edgekit.recipe.load import recipe_digest
 from edgekit.recipe.spec import Recipe, Task
 from edgekit.report import BuildReport, make_report
 from edgekit.targets import get_target
-from edgekit_runtime.errors import MissingError, QualityError
+from edgekit_runtime.errors import MissingError, QualityError, UsageError
 
 __all__ = ["BuildResult", "build_recipe", "build_stages"]
 
@@ -121,10 +121,12 @@ def build_recipe(
     Raises:
         QualityError: A bound of the budget was missed (E0301). No bundle is in the output folder; ``report.json`` and
             the lanes are, for inspection.
+        UsageError: The output folder cannot be written (E0129).
         EdgekitError: What the stages raise.
     """
     folder = out if out is not None else Path("runs") / recipe.name / target
     bundle = folder / f"{recipe.name}-{target}.edge"
+    _require_writable(folder)
     stages = build_stages(recipe, target=target, trust_code=trust_code, offline=offline, progress=progress)
     artifacts = run_stages(stages, cache=Cache(root=default_root()), seed=recipe.seed, progress=progress)
 
@@ -151,6 +153,18 @@ def build_recipe(
     _publish(artifacts[Kind.BUNDLE].path / BUNDLE_FILE, bundle)
     _write_report(folder, report, faults=(), digest=packed.digest)
     return BuildResult(bundle=bundle, digest=packed.digest, report=report)
+
+
+def _require_writable(folder: Path) -> None:
+    """Find out before the training, not after it, that the result could not be written."""
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise UsageError(
+            "E0129",
+            f"the output folder {str(folder)!r} cannot be written",
+            why=f"{nearest} is not a folder" if not nearest.is_dir() else f"{nearest} is read-only for you",
+            fix="name another folder with --out",
+        )
 
 
 def _publish(source: Path, bundle: Path) -> None:
