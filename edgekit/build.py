@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from edgekit.parity import Fault, judge
 from edgekit.pipeline import Kind, Stage
 from edgekit.recipe.load import recipe_digest
 from edgekit.recipe.spec import Recipe, Task
+from edgekit.recipe.units import Points
 from edgekit.report import BuildReport, make_report
 from edgekit.targets import get_target
 from edgekit_runtime.errors import MissingError, QualityError, UsageError
@@ -88,6 +90,7 @@ def build_stages(
         target=target,
         recipe_digest=recipe_digest(recipe),
         teacher=files.description,
+        teacher_digest=files.digest,
         licence=files.licence,
     )
     return (*stages, CompareLanes(formats=recipe.export.formats), pack)
@@ -138,6 +141,7 @@ def build_recipe(
     times = {time.lane: time for time in time_lanes(yardsticks(artifacts), artifacts)}
     packed = verify(artifacts[Kind.BUNDLE].path / BUNDLE_FILE)
     report = make_report(recipe, target=target, artifacts=artifacts, result=result, times=times)
+    _tell_loss(report, recipe, progress)
     int8 = [row for row in report.rows if row.lane.endswith("-int8")]
     faults = judge(
         result,
@@ -145,7 +149,6 @@ def build_recipe(
         size_mb={row.lane: row.size_mb for row in int8},
         cpu_ms={row.lane: row.cpu_ms_min for row in int8 if row.cpu_ms_min is not None},
     )
-    folder.mkdir(parents=True, exist_ok=True)
     keep_lanes(artifacts, bundle.with_suffix(".lanes"))
     if faults:
         _write_report(folder, report, faults=faults, digest=None)
@@ -155,16 +158,41 @@ def build_recipe(
     return BuildResult(bundle=bundle, digest=packed.digest, report=report)
 
 
+def _tell_loss(report: BuildReport, recipe: Recipe, progress: Progress) -> None:
+    """Say it when the student is worse than its teacher: the budget is about int8 against float, not about this."""
+    teacher, student = report.row("teacher"), report.row("torch")
+    assert teacher is not None
+    assert student is not None
+    lost = Points.from_fraction(teacher.accuracy - student.accuracy)
+    if lost > recipe.budget.max_drop:
+        progress.notice(
+            f"the float32 student loses {lost} against its teacher: give it more layers or width, or distil it longer"
+        )
+
+
+def _advice(faults: Sequence[Fault]) -> str:
+    costs = [fault for fault in faults if fault.metric in ("size", "CPU time")]
+    advice = []
+    if costs:
+        advice.append("make the student smaller (student.layers, hidden or widths; prune)")
+    if len(costs) < len(faults):
+        advice.append("keep more layers in float (quantize.ffn_output: float), calibrate on more rows or distil longer")
+    return " and ".join(advice)
+
+
 def _require_writable(folder: Path) -> None:
     """Find out before the training, not after it, that the result could not be written."""
-    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
         raise UsageError(
             "E0129",
             f"the output folder {str(folder)!r} cannot be written",
-            why=f"{nearest} is not a folder" if not nearest.is_dir() else f"{nearest} is read-only for you",
+            why=error.strerror or str(error),
             fix="name another folder with --out",
-        )
+        ) from error
 
 
 def _publish(source: Path, bundle: Path) -> None:
@@ -197,6 +225,6 @@ def _refuse(bundle: Path, faults: Sequence[Fault], folder: Path) -> NoReturn:
         "E0301",
         f"no bundle: {len(faults)} bound{'s' if len(faults) > 1 else ''} missed",
         why="; ".join(str(fault) for fault in faults),
-        fix=f"see {folder / 'report.json'} and the models in {bundle.with_suffix('.lanes').name}{aside}; keep more "
-        "layers in float (quantize.ffn_output: float), calibrate on more rows, distil longer, or raise the budget",
+        fix=f"see {folder / 'report.json'} and the models in {bundle.with_suffix('.lanes').name}{aside}; "
+        f"{_advice(faults)}, or raise the budget",
     )

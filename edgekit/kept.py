@@ -56,7 +56,7 @@ def kept_lane(bundle: Path, lane: str) -> Path:
             "E0641",
             f"the lane {lane} of {bundle.name} is not here",
             why=f"its float models are looked for in {folder.parent.name}, which the build writes beside the bundle",
-            fix="keep that folder beside the bundle, build again, or compare lanes that the bundle holds: onnx-int8, "
-            "tflite-int8",
+            fix="keep that folder beside the bundle, build again, or compare what the bundle "
+            "holds on rows of your own: --reference onnx-int8 --on tflite-int8 --data rows.csv",
         )
     return folder

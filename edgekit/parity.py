@@ -18,6 +18,7 @@ Logits = NDArray[np.float32]
 # A float export computes the same sums in another order: noise of one millionth of the signal's power is the most that
 # was seen. An export that misreads a constant or drops an operator is far above.
 FLOAT_SQNR_DB = 60.0
+_FEWEST_ROWS = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +31,7 @@ class LaneResult:
         correct: Rows whose largest logit is at the right class; a row with NaN is wrong.
         interval: 95 % interval of the accuracy, fractions.
         finite: No logit is NaN or infinite.
-        constant: Every row got the same logits.
+        constant: Every row got the same logits, or ten and more rows of several classes got the same answer.
     """
 
     lane: str
@@ -158,8 +159,14 @@ def _result(lane: str, logits: Logits, targets: NDArray[np.int64]) -> LaneResult
         correct=correct,
         interval=statistics.wilson_interval(correct, len(targets)),
         finite=not statistics.has_nan(logits) and bool(np.isfinite(logits).all()),
-        constant=statistics.is_constant(logits),
+        constant=statistics.is_constant(logits) or _one_answer(logits, targets),
     )
+
+
+def _one_answer(logits: Logits, targets: NDArray[np.int64]) -> bool:
+    """Tell whether a model has collapsed to one class; fewer than ten rows may share an answer by chance."""
+    decisions = np.nan_to_num(logits).argmax(1)
+    return len(targets) >= _FEWEST_ROWS and bool((decisions == decisions[0]).all() and (targets != targets[0]).any())
 
 
 def compare_lanes(logits: Mapping[str, Logits], targets: NDArray[np.int64], *, reference: str) -> ParityResult:

@@ -17,7 +17,7 @@ class Kind(StrEnum):
     DATA = "data"  # train and eval rows in one canonical form
     TEACHER = "teacher"  # teacher fine-tuned on the train rows: config.json, model.safetensors, tokenizer.json
     TEACHER_OUTPUTS = "teacher-outputs"  # logits and hidden states of the teacher on the train rows
-    TEACHER_ONNX = "teacher-onnx"  # the teacher as float32 ONNX, the yardstick for speed; empty for foreign modules
+    TEACHER_ONNX = "teacher-onnx"  # the teacher as float32 ONNX, the yardstick for speed; a note for foreign modules
     STUDENT = "student"  # distilled student, before pruning
     STUDENT_PRUNED = "student-pruned"  # smaller student after recovery
     ONNX_FLOAT32 = "onnx-fp32"

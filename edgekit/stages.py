@@ -162,6 +162,7 @@ class PackBundle:
     target: str
     recipe_digest: str
     teacher: str
+    teacher_digest: str
     licence: str
 
     gives: ClassVar[Kind] = Kind.BUNDLE
@@ -178,6 +179,7 @@ class PackBundle:
             "target": self.target,
             "recipe": self.recipe_digest,
             "teacher": self.teacher,
+            "teacher_digest": self.teacher_digest,
             "licence": self.licence,
             "tools": _tool_versions(),
         }
@@ -224,6 +226,7 @@ class PackBundle:
             "data_sha256": artifacts[Kind.DATA].digest,
             "data_licence": self.recipe.data.licence,
             "teacher": self.teacher,
+            "teacher_sha256": self.teacher_digest,
             "seed": self.recipe.seed,
             "tools": _tool_versions(),
         }

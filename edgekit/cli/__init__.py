@@ -11,6 +11,7 @@ from edgekit_runtime.errors import EdgekitError
 __all__ = ["main"]
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+_BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,7 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Without the program's name; None takes those of the process.
 
     Returns:
-        The exit code: 0, that of an ``EdgekitError``, 2 for wrong arguments, 130 for Ctrl-C, 1 for a fault of edgekit.
+        The exit code: 0, that of an ``EdgekitError``, 2 for wrong arguments, 130 for Ctrl-C, 141 when the
+        reader of the output has gone, 1 for a fault of edgekit.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given[:1]
@@ -33,8 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _INTERRUPTED
     except BrokenPipeError:
         # The reader (`| head`) has gone. Python would complain once more when it flushes at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return _BROKEN_PIPE
     except ModuleNotFoundError as error:
         return _report(missing_module(error.name or "") or _unforeseen(error), debug=debug)
     except Exception as error:  # noqa: BLE001 - the last place that can turn a fault into a message

@@ -79,4 +79,4 @@ class _LazyGroup(click.Group):
 )
 @click.version_option(__version__, prog_name="edgekit")
 def app() -> None:
-    """Turn a trained PyTorch model into a small int8 bundle for an edge device that provably answers as before."""
+    """Turn a trained PyTorch model into a small int8 bundle for an edge device, with proof that int8 is still right."""

@@ -67,8 +67,7 @@ def _expanded(inputs: Sequence[str]) -> Iterator[str]:
             yield given
             continue
         for line in sys.stdin:
-            if text := line.rstrip("\r\n"):
-                yield text
+            yield line.rstrip("\r\n")  # an empty line too: answer n belongs to line n
 
 
 def _image_ranks(model: "Model") -> tuple[int, ...]:

@@ -1,5 +1,7 @@
 """From a teacher's files or function to a torch module and, for text, its tokenizer."""
 
+import hashlib
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +18,7 @@ from edgekit_models.teachers import TeacherFiles
 from edgekit_models.text_classifier import TextClassifier
 from edgekit_runtime.errors import MissingError, UsageError
 
-__all__ = ["Teacher", "build_teacher"]
+__all__ = ["Teacher", "build_teacher", "factory_digest"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +71,7 @@ def _text_teacher(files: TeacherFiles, model: ModelSpec, classes: int) -> Teache
         return Teacher(module=own, tokenizer=_tokenizer(files.path.parent))
     if source.kind is SourceKind.FACTORY:
         assert files.factory is not None
-        return _made_text_teacher(files.factory(), files.path, model, classes)
+        return _made_text_teacher(_made(files, source.location), files.path, model, classes)
     raise UsageError(
         "E0273",
         f"the architecture {source.location!r} does not take text",
@@ -114,7 +116,7 @@ def _image_module(files: TeacherFiles, model: ModelSpec, image: ImageSpec, class
     source = model.teacher
     if source.kind is SourceKind.FACTORY:
         assert files.factory is not None
-        made = files.factory()
+        made = _made(files, source.location)
         if not isinstance(made, nn.Module):
             raise UsageError(
                 "E0275", f"the factory {source.location!r} returned {type(made).__name__}, not a torch module"
@@ -160,6 +162,35 @@ def _tokenizer(folder: Path) -> bytes:
             f"there is no {TOKENIZER} in {folder.name}",
             why="a text model needs the tokenizer that it was trained with",
             fix="AutoTokenizer.from_pretrained(folder, use_fast=True).save_pretrained(folder) writes it",
+        ) from error
+
+
+def factory_digest(files: TeacherFiles, name: str) -> str:
+    """Give the sha256 (hex) of what a factory makes: its weights and its form.
+
+    The function may read weights that changed since the last build, so its source alone says too little.
+    """
+    made = _made(files, name)
+    digest = hashlib.sha256(repr(made).encode())
+    if isinstance(made, nn.Module):
+        for key, value in made.state_dict().items():
+            digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _made(files: TeacherFiles, name: str) -> object:
+    """Call the user's factory; a fault in it is the user's."""
+    assert files.factory is not None
+    try:
+        return files.factory()
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        raise UsageError(
+            "E0281",
+            f"the factory {name!r} raised {type(error).__name__}: {error}",
+            why=f"{frame.filename}:{frame.lineno}: {frame.line}",
+            fix="mend the function; it must return a module without arguments",
         ) from error
 
 

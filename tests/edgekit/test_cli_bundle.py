@@ -37,10 +37,10 @@ def test_texts_are_answered_one_a_line(text_bundle, capsys):
     assert lines(capsys) == ["positive\t0.731\ta good film", "negative\t0.881\tbad, bad film"]
 
 
-def test_dash_reads_lines_of_stdin_without_the_empty_ones(text_bundle, capsys, monkeypatch):
+def test_dash_answers_every_line_of_stdin_the_empty_ones_too(text_bundle, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("good\r\n\nbad\n"))
     assert main(["run", text_bundle[0], "-"]) == 0
-    assert [line.split("\t")[0] for line in lines(capsys)] == ["positive", "negative"]
+    assert [line.split("\t")[0] for line in lines(capsys)] == ["positive", "negative", "negative"]
 
 
 def test_text_that_looks_like_an_option_goes_after_two_dashes(text_bundle, capsys):

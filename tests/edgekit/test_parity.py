@@ -107,3 +107,17 @@ def test_json_holds_no_number_that_json_lacks():
 
     text = json.dumps(compared(onnx_int8=RIGHT.copy()).as_json(), allow_nan=False)
     assert json.loads(text)["agreements"]["onnx-int8"]["sqnr_db"] == "inf"
+
+
+def test_a_model_that_has_collapsed_to_one_class_fails_whatever_the_budget():
+    targets = np.tile(TARGETS, 2)
+    reference = np.eye(2, dtype=np.float32)[targets]
+    collapsed = np.stack([np.zeros(16), np.linspace(1, 2, 16)], 1).astype(np.float32)  # the logits do vary
+    generous = BudgetSpec(max_drop=Points(100.0), max_changed=Points(100.0))
+    result = compare_lanes({"torch": reference, "onnx-int8": collapsed}, targets, reference="torch")
+    assert [fault.measured for fault in judge(result, generous)] == ["the same for every row"]
+    few = compare_lanes({"torch": reference[:9], "onnx-int8": collapsed[:9]}, targets[:9], reference="torch")
+    assert judge(few, generous) == []
+    one_class = np.zeros(16, np.int64)
+    same = compare_lanes({"torch": reference, "onnx-int8": collapsed}, one_class, reference="torch")
+    assert judge(same, generous) == []

@@ -19,7 +19,7 @@ from edgekit_models.image_classifier import ImageClassifier
 from edgekit_models.preprocess import image_preprocess, text_preprocess, write_preprocess
 from edgekit_models.saved import save_foreign_model, save_model
 from edgekit_models.students import check_student
-from edgekit_models.teacher_modules import Teacher, build_teacher
+from edgekit_models.teacher_modules import Teacher, build_teacher, factory_digest
 from edgekit_models.teachers import TeacherFiles
 from edgekit_models.text_classifier import TextClassifier
 
@@ -41,8 +41,13 @@ class AdaptTeacher:
     gives: ClassVar[Kind] = Kind.TEACHER
 
     def config(self) -> Mapping[str, object]:
+        made = ""
+        if self.files.factory is not None:
+            torch.manual_seed(self.seed)
+            made = factory_digest(self.files, self.model.teacher.location)
         return {
             "teacher": self.files.digest,
+            "made": made,
             "source": self.model.teacher.kind.value,
             "location": self.model.teacher.location,
             "max_length": self.model.student.max_length if self.model.task is Task.TEXT_CLASSIFICATION else 0,

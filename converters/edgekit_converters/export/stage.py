@@ -82,12 +82,14 @@ class ExportTeacher:
         return ("torch", "onnx", "onnxscript")
 
     def run(self, artifacts: Artifacts, into: Path, /) -> str:
-        """Write ``model.onnx`` if the teacher is one of our own networks."""
+        """Write ``model.onnx`` if the teacher is one of our own networks, else a note."""
         from edgekit_converters.export.onnx import export_onnx
 
         model = load_model(artifacts[Kind.TEACHER].path)
         if not isinstance(model, TextClassifier | ImageClassifier):
-            return "not exported: the teacher is a foreign module, so its CPU time is not compared"
+            note = "not exported: the teacher is a foreign module, so its CPU time is not compared"
+            (into / "note.txt").write_text(note + "\n", encoding="utf-8")  # a stage must leave a file
+            return note
         path = into / ONNX_FILE
         export_onnx(model, contract_of(model.config), path, opset=self.opset)
         return f"{path.stat().st_size / 1e6:.2f} MB"
