@@ -7,7 +7,6 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-
 DIGITS = """\
 name: tiny-digits
 version: 0.1.0

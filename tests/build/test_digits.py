@@ -132,8 +132,17 @@ def test_a_killed_build_goes_on_where_it_stopped(digits, tmp_path):
 
 
 def test_parity_compares_all_lanes_on_the_kept_rows(digits):
-    run = edgekit("parity", digits.bundle, "--json", "--max-changed", "3 points", "--max-drop", "2 points",
-                  cwd=digits.folder, cache=digits.cache)  # fmt: skip
+    run = edgekit(
+        "parity",
+        digits.bundle,
+        "--json",
+        "--max-changed",
+        "3 points",
+        "--max-drop",
+        "2 points",
+        cwd=digits.folder,
+        cache=digits.cache,
+    )
     assert run.code == 0, run.err
     content = run.json
     assert content["rows"] == 360
@@ -147,8 +156,22 @@ def test_parity_exits_3_when_a_bound_is_missed(digits):
     images, targets = np.load(lanes / "data/eval_inputs.npy"), np.load(lanes / "data/eval_targets.npy")
     wrong = digits.folder / "few.npz"
     np.savez(wrong, x=images[:30], y=targets[:30])
-    run = edgekit("parity", digits.bundle, "--on", "tflite-int8", "--reference", "onnx-int8", "--data", wrong,
-                  "--max-changed", "0 points", "--max-drop", "0 points", cwd=digits.folder, cache=digits.cache)  # fmt: skip
+    run = edgekit(
+        "parity",
+        digits.bundle,
+        "--on",
+        "tflite-int8",
+        "--reference",
+        "onnx-int8",
+        "--data",
+        wrong,
+        "--max-changed",
+        "0 points",
+        "--max-drop",
+        "0 points",
+        cwd=digits.folder,
+        cache=digits.cache,
+    )
     assert "30 rows" in run.out
     assert run.code in (0, 3)  # two int8 formats may agree on 30 rows; the verdict must follow the table
     changed = int(re.search(r"^tflite-int8 .*? (\d+) \(", run.out, re.MULTILINE)[1])

@@ -23,7 +23,9 @@ def broken():
 
 @pytest.fixture
 def project(tmp_path):
-    recipe = DIGITS.replace("{architecture: cnn, config: {widths: [16, 32]}, licence: Apache-2.0}", "{factory: 'own:make'}")
+    recipe = DIGITS.replace(
+        "{architecture: cnn, config: {widths: [16, 32]}, licence: Apache-2.0}", "{factory: 'own:make'}"
+    )
     (tmp_path / "digits.yaml").write_text(recipe)
     (tmp_path / "own.py").write_text(FACTORY)
     (tmp_path / "seed.txt").write_text("0")

