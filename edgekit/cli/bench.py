@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from edgekit.cli.output import bundle_argument, json_option, print_json, print_table
-from edgekit.lanes import LANES
+from edgekit.lanes import LANES, engine_of
 
 __all__ = ["command"]
 
@@ -26,8 +26,8 @@ def command(bundle: str, lanes: tuple[str, ...], rounds: int, as_json: bool) -> 
 
     path = Path(bundle)
     checked = verify(path)
-    held = {"onnxruntime": "onnx-int8", "litert": "tflite-int8"}
-    wanted = lanes or tuple(held[engine] for engine in checked.manifest.models)
+    held = [name for name in _ENGINE_LANES if name.endswith("-int8") and engine_of(name) in checked.manifest.models]
+    wanted = lanes or held
     chosen = [bundle_lane(checked, path, name) for name in dict.fromkeys(wanted)]
     names = [spec.name for spec in chosen[0].inputs]
     arrays = {name: checked.npy(f"golden/{name}.npy") for name in names}
