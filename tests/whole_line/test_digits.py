@@ -151,7 +151,7 @@ def test_parity_compares_all_lanes_on_the_kept_rows(digits):
     assert content["lanes"] == packed["lanes"]
 
 
-def test_parity_exits_3_when_a_bound_is_missed(digits):
+def test_the_verdict_of_parity_follows_its_table(digits):
     lanes = digits.bundle.with_suffix(".lanes")
     images, targets = np.load(lanes / "data/eval_inputs.npy"), np.load(lanes / "data/eval_targets.npy")
     wrong = digits.folder / "few.npz"
