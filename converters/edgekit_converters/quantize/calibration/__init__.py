@@ -1,0 +1,1 @@
+"""Ranges of activations from a stream of calibration rows, in bounded memory."""
