@@ -54,7 +54,7 @@ def build_stages(
     from edgekit_converters.distill.teacher_outputs import RecordTeacher
     from edgekit_converters.export.stage import ExportOnnx, ExportTeacher, ExportTflite
     from edgekit_converters.prune.stage import PruneStudent
-    from edgekit_converters.quantize.stage import QuantizeOnnx, QuantizeTflite
+    from edgekit_converters.quantize.stage import PlanQuantisation, QuantizeOnnx, QuantizeTflite
     from edgekit_converters.training import resolve_precision
     from edgekit_models.data.load import load_dataset
     from edgekit_models.teachers import resolve_teacher
@@ -77,14 +77,15 @@ def build_stages(
         ExportTeacher(opset=recipe.export.opset),
         DistilStudent(student=student, how=recipe.distill, precision=precision, seed=seed),
         PruneStudent(student=student, how=recipe.prune, distill=recipe.distill, precision=precision, seed=seed),
+        PlanQuantisation(task=task, how=recipe.quantize, seed=seed),
     ]
     if "onnx" in recipe.export.formats:
         stages += [
             ExportOnnx(opset=recipe.export.opset),
-            QuantizeOnnx(task=task, how=recipe.quantize, activations=activations, seed=seed),
+            QuantizeOnnx(activations=activations, opset=recipe.export.opset),
         ]
     if "tflite" in recipe.export.formats:
-        stages += [ExportTflite(), QuantizeTflite(task=task, how=recipe.quantize, seed=seed)]
+        stages += [ExportTflite(), QuantizeTflite(how=recipe.quantize, seed=seed)]
     pack = PackBundle(
         recipe=recipe,
         target=target,

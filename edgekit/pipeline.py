@@ -20,6 +20,7 @@ class Kind(StrEnum):
     TEACHER_ONNX = "teacher-onnx"  # the teacher as float32 ONNX, the yardstick for speed; a note for foreign modules
     STUDENT = "student"  # distilled student, before pruning
     STUDENT_PRUNED = "student-pruned"  # smaller student after recovery
+    QUANT_PLAN = "quant-plan"  # plan.json and the rewritten float graph that it belongs to
     ONNX_FLOAT32 = "onnx-fp32"
     ONNX_INT8 = "onnx-int8"
     TFLITE_FLOAT32 = "tflite-fp32"

@@ -170,7 +170,7 @@ class PackBundle:
     @property
     def takes(self) -> tuple[Kind, ...]:
         int8 = tuple(_KINDS[f"{name}-int8"] for name in ("onnx", "tflite") if name in self.recipe.export.formats)
-        return (Kind.DATA, Kind.TEACHER, Kind.STUDENT_PRUNED, *int8, Kind.PARITY)
+        return (Kind.DATA, Kind.TEACHER, Kind.STUDENT_PRUNED, Kind.QUANT_PLAN, *int8, Kind.PARITY)
 
     def config(self) -> Mapping[str, object]:
         return {
@@ -189,6 +189,8 @@ class PackBundle:
 
     def run(self, artifacts: Artifacts, into: Path, /) -> str:
         """Write ``bundle.edge``."""
+        from edgekit_converters.quantize.plan import PLAN_FILE
+
         data = read_dataset(artifacts[Kind.DATA].path)
         teacher = artifacts[Kind.TEACHER].path
         members = {
@@ -197,6 +199,7 @@ class PackBundle:
             "parity.json": (artifacts[Kind.PARITY].path / "parity.json").read_bytes(),
             "provenance.json": self._provenance(artifacts),
             "licence.txt": self._licence().encode(),
+            PLAN_FILE: (artifacts[Kind.QUANT_PLAN].path / PLAN_FILE).read_bytes(),
         }
         if (teacher / TOKENIZER).is_file():
             members[TOKENIZER] = (teacher / TOKENIZER).read_bytes()

@@ -1,6 +1,7 @@
 """``edgekit inspect``: what is inside a bundle."""
 
 import json
+from typing import Any
 
 import click
 
@@ -19,9 +20,10 @@ def command(bundle: str, as_json: bool) -> None:
     checked = verify(bundle)
     parity = checked.json("parity.json") if "parity.json" in checked.names else None
     provenance = checked.json("provenance.json") if "provenance.json" in checked.names else None
+    plan = checked.json("plan.json") if "plan.json" in checked.names else None
     if as_json:
         manifest = json.loads(checked.manifest.to_bytes())
-        content = {"manifest": manifest, "parity": parity, "provenance": provenance}
+        content = {"manifest": manifest, "parity": parity, "plan": plan, "provenance": provenance}
         print_json("inspect", {"bundle": bundle, "sha256": checked.digest, **content})
         return
     manifest = checked.manifest
@@ -29,6 +31,7 @@ def command(bundle: str, as_json: bool) -> None:
     print(f"sha256 {checked.digest}, intact\n")
     _print_members(checked)
     _print_models(checked)
+    _print_plan(plan)
     _print_tree("parity", parity)
     _print_tree("provenance", provenance)
 
@@ -47,6 +50,26 @@ def _print_models(bundle: Bundle) -> None:
             rows += [(engine, model.precision, direction, tensor.name, _shape(tensor)) for tensor in tensors]
     print()
     print_table(("engine", "precision", "", "tensor", "type"), rows)
+
+
+def _print_plan(plan: Any) -> None:  # noqa: ANN401 - checked JSON
+    """Print how each layer computes and why, and which techniques were tried."""
+    if plan is None:
+        return
+    print(f"\nquantisation plan: {plan['calibration_rows']} calibration rows")
+    rows = [
+        (layer["name"], layer["kind"], layer["mode"], _grid(layer["input"]), _grid(layer["output"]), layer["why"])
+        for layer in plan["layers"]
+    ]
+    print_table(("layer", "kind", "mode", "input", "output", "why"), rows)
+    for tried in plan["techniques"]:
+        verdict = "kept" if tried["kept"] else "left out"
+        gain = f"{tried['sqnr_before_db']} -> {tried['sqnr_after_db']} dB"
+        print(f"  {tried['name']}: {gain}, {verdict} ({tried['source']})")
+
+
+def _grid(grid: Any) -> str:  # noqa: ANN401 - checked JSON
+    return "" if grid is None else f"{grid['low']:.3g} to {grid['high']:.3g}"
 
 
 def _shape(tensor: TensorSpec) -> str:

@@ -278,6 +278,7 @@ class QuantizeModel(Section):
     activations: Literal["auto", "uint8", "int8"] = Field(default=_UNSET)
     ffn_output: Literal["dynamic", "float", "static"] = Field(default=_UNSET)
     embedding: Literal["int8", "float"] = Field(default=_UNSET)
+    techniques: bool = Field(default=_UNSET)
 
 
 class ExportModel(Section):

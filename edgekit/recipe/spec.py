@@ -233,12 +233,14 @@ class QuantizeSpec:
         ffn_output: Mode of the feed-forward output layers of a transformer, whose outliers break int8: ``float``
             (int8 weights are not used there), ``dynamic``, or ``static``.
         embedding: ``int8`` or ``float`` word embeddings.
+        techniques: Try the accuracy techniques and keep those that help; off gives the naive plan, for comparison.
     """
 
     calibration_rows: int = 256
     activations: Literal["auto", "uint8", "int8"] = "auto"
     ffn_output: Literal["dynamic", "float", "static"] = "dynamic"
     embedding: Literal["int8", "float"] = "int8"
+    techniques: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -111,7 +111,8 @@ _TEXT_STEPS = {
     "prune_sizes": "  heads: 0                             # attention heads kept per layer; 0 keeps all\n"
     "  ffn: 0                               # feed-forward neurons kept per layer; 0 keeps all",
     "quantize_more": "  ffn_output: dynamic                  # or float, static: outliers there break static int8\n"
-    "  embedding: int8                      # or float\n",
+    "  embedding: int8                      # or float\n"
+    "  techniques: true                     # try accuracy techniques, keep those that measurably help\n",
 }
 _IMAGE_STEPS = {
     "adapt_zero": "passes over the training rows",

@@ -73,7 +73,7 @@ def test_weight_codes_are_the_nearest_of_their_channel(weight, axis) -> None:
         values = np.take(weight, channel, axis)
         largest = max(abs(float(v)) for v in values.ravel())
         step = float(scale[channel])
-        assert step == pytest.approx(max(largest / 127, 1e-9), rel=1e-6)
+        assert step == pytest.approx(max(largest, 1e-9) / 127, rel=1e-6)
         for value, code in zip(values.ravel(), np.take(codes, channel, axis).ravel(), strict=True):
             best = min(abs(float(value) - k * step) for k in range(-127, 128))
             assert abs(float(value) - int(code) * step) <= best + 1e-6 * step
@@ -83,7 +83,7 @@ def test_weight_codes_are_the_nearest_of_their_channel(weight, axis) -> None:
 def test_weights_by_hand() -> None:
     weight = np.array([[1.27, -0.635, 0.0], [0.0, 0.0, 0.0]], np.float32)
     codes, scale = weight_grid(weight, axis=0)
-    np.testing.assert_allclose(scale, [0.01, 1e-9], rtol=1e-6)
+    np.testing.assert_allclose(scale, [0.01, 1e-9 / 127], rtol=1e-6)
     assert codes[0, 0] == 127
     assert codes[0, 1] in (-63, -64)  # 63.5 lies between two codes
     assert not codes[1].any()
@@ -111,7 +111,7 @@ def test_no_bias_is_cut_off(bias, activation_scale, weight) -> None:
     """Also of a channel with no weights to speak of, and behind a tensor that is always 0."""
     step, bias = np.float32(activation_scale), np.array([bias], np.float32)
     room = bias_room(bias, activation_scale=step)
-    _, scale = weight_grid(np.array([[weight]], np.float32), axis=0, least=room)
+    _, scale = weight_grid(np.maximum(np.array([[weight]], np.float32), 127 * room), axis=0)
     codes, bias_scale = bias_codes(bias, activation_scale=step, weight_scale=scale)
     assert abs(int(codes[0])) <= 2**30 + 2**8
     unit = float(step) * float(scale[0])

@@ -6,7 +6,13 @@ import tiny_networks
 
 from edgekit.pipeline import Kind
 from edgekit.recipe.spec import QuantizeSpec, Task
-from edgekit_converters.quantize.stage import QuantizeOnnx, QuantizeTflite, calibration_rows
+from edgekit_converters.quantize.stage import (
+    PlanQuantisation,
+    QuantizeOnnx,
+    QuantizeTflite,
+    calibration_rows,
+    read_plan,
+)
 from edgekit_models.data.dataset import read_dataset
 from edgekit_runtime.errors import UsageError
 
@@ -38,24 +44,27 @@ def test_calibration_rows_are_training_rows_drawn_by_the_seed(tmp_path) -> None:
     assert caught.value.code == "E0133"
 
 
-@pytest.mark.parametrize(("task", "kind"), [(TEXT, "text"), (IMAGE, "image")])
-def test_stages_write_int8_models_and_say_what_they_did(tmp_path, request, task, kind) -> None:
+@pytest.mark.parametrize("task", [TEXT, IMAGE])
+def test_stages_write_one_plan_into_both_formats_and_say_what_they_did(tmp_path, task) -> None:
     artifacts = given(task, tmp_path)
+    student = tiny_networks.write_teacher(tmp_path / "student", task=task)
+    artifacts[Kind.STUDENT_PRUNED] = tiny_networks.artifact(Kind.STUDENT_PRUNED, student)
     how = QuantizeSpec(calibration_rows=6)
-    stages = {
-        "onnx": (QuantizeOnnx(task=task, how=how, activations="int8", seed=0), Kind.ONNX_FLOAT32),
-        "tflite": (QuantizeTflite(task=task, how=how, seed=0), Kind.TFLITE_FLOAT32),
-    }
-    for suffix, (stage, needs) in stages.items():
-        source = request.getfixturevalue(f"{kind}_{suffix}")
-        folder, into = tmp_path / f"{suffix}-float", tmp_path / f"{suffix}-int8"
-        for each in (folder, into):
-            each.mkdir()
-        (folder / f"model.{suffix}").write_bytes(source.read_bytes())
-        note = stage.run({**artifacts, needs: tiny_networks.artifact(needs, folder)}, into)
-        assert [path.name for path in into.iterdir()] == [f"model.{suffix}"]
-        assert (into / f"model.{suffix}").stat().st_size < source.stat().st_size
-        assert "6 calibration rows" in note
-        if suffix == "onnx":
-            assert "S8S8" in note
-            assert ("1 embedding" in note) is (task is TEXT)
+    notes = {}
+    for stage in (
+        PlanQuantisation(task=task, how=how, seed=0),
+        QuantizeOnnx(activations="int8", opset=tiny_networks.OPSET),
+        QuantizeTflite(how=how, seed=0),
+    ):
+        into = tmp_path / stage.gives.value
+        into.mkdir()
+        notes[stage.gives] = stage.run(artifacts, into)
+        artifacts[stage.gives] = tiny_networks.artifact(stage.gives, into)
+    assert read_plan(artifacts).calibration_rows == 6
+    assert [path.name for path in (tmp_path / "onnx-int8").iterdir()] == ["model.onnx"]
+    assert [path.name for path in (tmp_path / "tflite-int8").iterdir()] == ["model.tflite"]
+    assert "techniques" in notes[Kind.QUANT_PLAN]
+    assert "S8S8" in notes[Kind.ONNX_INT8]
+    assert ("1 embedding" in notes[Kind.ONNX_INT8]) is (task is TEXT)
+    for kind in (Kind.ONNX_INT8, Kind.TFLITE_INT8):
+        assert "equal the plan's" in notes[kind]

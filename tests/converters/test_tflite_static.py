@@ -1,6 +1,7 @@
 """Static int8 in TFLite: which operators are int8, on which ranges, and how close the answers stay."""
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,21 @@ import pytest
 import tiny_networks
 from ai_edge_litert.interpreter import Interpreter
 
+from edgekit.recipe.spec import QuantizeSpec, Task
 from edgekit_converters.export.contract import contract_of
-from edgekit_converters.export.tflite import tflite_contract
-from edgekit_converters.quantize.grid import Range, grid_of, weight_grid
-from edgekit_converters.quantize.modes import Mode
-from edgekit_converters.quantize.tflite_static import image_rules, quantize_tflite, text_rules
+from edgekit_converters.export.tflite import export_module_tflite, tflite_contract
+from edgekit_converters.quantize.affine import separate_affine
+from edgekit_converters.quantize.graph import layer_biases, layer_weights
+from edgekit_converters.quantize.grid import weight_grid
+from edgekit_converters.quantize.measure import as_rows, measure
+from edgekit_converters.quantize.modes import layer_mode
+from edgekit_converters.quantize.planner import Planner
+from edgekit_converters.quantize.proof import prove, read_tflite
+from edgekit_converters.quantize.techniques.scale_out import scale_outputs
+from edgekit_converters.quantize.techniques.smooth import smooth_norms
+from edgekit_converters.quantize.techniques.split import split_outliers
+from edgekit_converters.quantize.tflite_graph import TfliteGraph
+from edgekit_converters.quantize.tflite_static import quantize_tflite
 from edgekit_runtime.engines import open_engine
 from edgekit_runtime.errors import ConversionError
 from edgekit_runtime.statistics import sqnr_db
@@ -49,23 +60,48 @@ def find(path: Path, kind: str, part: str) -> Operator:
     return found
 
 
-def quantized(source: Path, target: Path, feeds, rules) -> Path:
-    quantize_tflite(source, target, feeds, rules)
-    return target
+class Int8:
+    """A quantised file beside its plan."""
+
+    def __init__(self, model, folder: Path, feeds, **spec) -> None:
+        self.path, self.source = folder / "int8.tflite", folder / "float.tflite"
+        self.graph, planned = tiny_networks.planned(model, feeds, QuantizeSpec(**{"techniques": False, **spec}))
+        self.plan, self.weights = planned.plan, layer_weights(self.graph)
+        export_module_tflite(separate_affine(self.graph), contract_of(model.config), self.source)
+        quantize_tflite(self.source, self.path, self.plan, self.weights, feeds)
+        self.equal = prove(self.plan, self.weights, layer_biases(self.graph), self.stamped())
+
+    def stamped(self):
+        return read_tflite(self.path, self.plan, self.weights)
+
+    def layers(self) -> dict[str, Operator]:
+        """Operators by layer name, found by the float weights of the source, in the same order."""
+        names = TfliteGraph(self.source).match(self.weights)
+        order = sorted(names, key=lambda name: names[name].output)
+        kinds = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "EMBEDDING_LOOKUP")
+        found = [op for op in operators(self.path) if op.kind in kinds]
+        assert len(found) == len(order)
+        return dict(zip(order, found, strict=True))
 
 
 @pytest.fixture(scope="module")
-def text_int8(text_tflite, tmp_path_factory) -> Path:
-    rules = text_rules(ffn_output=Mode.DYNAMIC, embedding=Mode.STATIC)
-    return quantized(
-        text_tflite, tmp_path_factory.mktemp("int8") / "text.tflite", tiny_networks.text_feeds(24, seed=1), rules
-    )
+def text(text_model, tmp_path_factory) -> Int8:
+    return Int8(text_model, tmp_path_factory.mktemp("int8"), tiny_networks.text_feeds(24, seed=1))
 
 
 @pytest.fixture(scope="module")
-def image_int8(image_tflite, tmp_path_factory) -> Path:
-    target = tmp_path_factory.mktemp("int8") / "image.tflite"
-    return quantized(image_tflite, target, tiny_networks.image_feeds(24, seed=1), image_rules())
+def image(image_model, tmp_path_factory) -> Int8:
+    return Int8(image_model, tmp_path_factory.mktemp("int8"), tiny_networks.image_feeds(24, seed=1))
+
+
+@pytest.fixture(scope="module")
+def text_int8(text) -> Path:
+    return text.path
+
+
+@pytest.fixture(scope="module")
+def image_int8(image) -> Path:
+    return image.path
 
 
 def logits(path: Path, model, feeds) -> np.ndarray:
@@ -80,17 +116,42 @@ def logits(path: Path, model, feeds) -> np.ndarray:
 INT8, DYNAMIC, FLOAT = ("int8", "int8", "int8"), ("float32", "int8", "float32"), ("float32", "float32", "float32")
 
 
-def test_text_layers_have_their_modes(text_int8) -> None:
-    layers = [op for op in operators(text_int8) if op.kind == "FULLY_CONNECTED"]
-    assert len(layers) == 14
-    for op in layers:
-        name = op.outputs[0]["name"]
-        wanted = DYNAMIC if "Linear_ffn_out" in name else INT8
-        if "Linear_head_dense" in name or name.startswith("serving_default_output"):
+def test_text_layers_have_their_modes(text) -> None:
+    layers = text.layers()
+    assert len(layers) == 15
+    for name, op in layers.items():
+        wanted = DYNAMIC if name.endswith("ffn_out") else INT8
+        if name in ("head_dense", "classifier"):
             wanted = FLOAT
-        assert op.types == wanted, name
-    assert [op.types for op in layers].count(INT8) == 10
-    assert [op.types for op in layers].count(DYNAMIC) == 2
+        if name != "words":
+            assert op.types == wanted, name
+    assert [op.types for op in layers.values()].count(INT8) == 10
+
+
+def test_file_holds_the_plan_to_the_bit(text, image) -> None:
+    """Text: weights and scales of 13 layers; input, output and bias of 10. Images: all of 5 layers."""
+    assert text.equal == 13 * 2 + 10 * 3
+    assert image.equal == 5 * 5
+
+
+@pytest.mark.parametrize("part", ["codes", "scales", "bias", "input", "output"])
+def test_file_that_strays_from_the_plan_by_one_code_is_refused(text, part) -> None:
+    found = text.stamped()
+    held = getattr(found["layers.0.ffn_in"], part)
+    other = (np.nextafter(held[0], np.float32(9)), held[1]) if isinstance(held, tuple) else held.copy()
+    if not isinstance(held, tuple):
+        other.flat[0] += 1 if part != "scales" else np.spacing(other.flat[0])
+    found["layers.0.ffn_in"] = replace(found["layers.0.ffn_in"], **{part: other})
+    with pytest.raises(ConversionError, match=r"layers\.0\.ffn_in") as caught:
+        prove(text.plan, text.weights, layer_biases(text.graph), found)
+    assert caught.value.code == "E0771"
+
+
+def test_layer_that_stayed_float_is_refused(text) -> None:
+    found = {name: held for name, held in text.stamped().items() if name != "layers.1.attention.key"}
+    with pytest.raises(ConversionError, match="absent or float") as caught:
+        prove(text.plan, text.weights, layer_biases(text.graph), found)
+    assert caught.value.code == "E0771"
 
 
 def test_embedding_is_int8_and_gives_float(text_int8, text_model) -> None:
@@ -113,15 +174,30 @@ def test_softmax_norms_and_products_of_attention_stay_float(text_int8) -> None:
 
 @pytest.mark.parametrize(
     ("ffn_output", "embedding", "types", "table"),
-    [(Mode.FLOAT, Mode.FLOAT, FLOAT, "float32"), (Mode.STATIC, Mode.STATIC, INT8, "int8")],
+    [("float", "float", FLOAT, "float32"), ("static", "int8", INT8, "int8")],
 )
-def test_rules_follow_the_recipe(text_tflite, tmp_path, ffn_output, embedding, types, table) -> None:
-    rules = text_rules(ffn_output=ffn_output, embedding=embedding)
-    path = quantized(text_tflite, tmp_path / "x.tflite", tiny_networks.text_feeds(4), rules)
-    layers = [op for op in operators(path) if op.kind == "FULLY_CONNECTED"]
-    assert {op.types for op in layers if "Linear_ffn_out" in op.outputs[0]["name"]} == {types}
-    (lookup,) = [op for op in operators(path) if op.kind == "EMBEDDING_LOOKUP"]
-    assert np.dtype(lookup.inputs[1]["dtype"]).name == table
+def test_modes_follow_the_recipe(text_model, tmp_path, ffn_output, embedding, types, table) -> None:
+    made = Int8(text_model, tmp_path, tiny_networks.text_feeds(4), ffn_output=ffn_output, embedding=embedding)
+    layers = made.layers()
+    assert {op.types for name, op in layers.items() if name.endswith("ffn_out")} == {types}
+    assert np.dtype(layers["words"].inputs[1]["dtype"]).name == table
+
+
+def test_techniques_reach_the_file_as_planned(text_model, tmp_path) -> None:
+    """Smoothed, split and rescaled: the converter folds none of it away."""
+    graph = tiny_networks.traced(text_model)
+    feeds = tiny_networks.text_feeds(16, seed=1)
+    rows = as_rows(graph, feeds, trim=True)
+    assert smooth_norms(graph, measure(graph, rows)) == 4
+    assert split_outliers(graph, measure(graph, rows), channels=2) == 2
+    assert scale_outputs(graph, measure(graph, rows), uneven=1.0) > 4
+    mode = layer_mode(Task.TEXT_CLASSIFICATION, QuantizeSpec(ffn_output="static"))
+    plan = Planner(mode=mode, whole_network=False, techniques=False).make(graph, rows).plan
+    weights = layer_weights(graph)
+    export_module_tflite(separate_affine(graph), contract_of(text_model.config), tmp_path / "f.tflite")
+    quantize_tflite(tmp_path / "f.tflite", tmp_path / "q.tflite", plan, weights, ())
+    equal = prove(plan, weights, layer_biases(graph), read_tflite(tmp_path / "q.tflite", plan, weights))
+    assert equal == 5 * 16 + 2  # eight attention layers, two blocks of four feed-forward parts, and the embedding
 
 
 def test_whole_image_network_is_int8_between_float_ends(image_int8, image_model) -> None:
@@ -151,57 +227,50 @@ def test_int8_answers_stay_close_to_float(kind, bound_db, request) -> None:
     assert sqnr_db(tiny_networks.torch_logits(model, feeds), logits(path, model, feeds)) > bound_db
 
 
-def input_grid(source: Path, target: Path) -> tuple[float, int]:
-    """Calibrate on six rows of which one holds a large value; give the grid of the input."""
-    feeds = tiny_networks.image_feeds(6, seed=2)
-    feeds[2]["image"][0, 0, 0, 0] = 50.0
-    quantized(source, target, feeds, image_rules())
-    row = operators(target)[0].outputs[0]["quantization_parameters"]
-    return float(row["scales"][0]), int(row["zero_points"][0])
-
-
-def expected_grid() -> tuple[float, int]:
-    low = min(float(row["image"].min()) for row in tiny_networks.image_feeds(6, seed=2))
-    scale, zero_point = grid_of(Range(low, 50.0), "int8")
-    return float(scale), zero_point
-
-
-def test_calibration_keeps_the_true_minimum_and_maximum(image_tflite, tmp_path) -> None:
-    scale, zero_point = input_grid(image_tflite, tmp_path / "x.tflite")
-    wanted_scale, wanted_zero = expected_grid()
-    assert scale == pytest.approx(wanted_scale, rel=1e-5)
-    assert zero_point == wanted_zero
-
-
-def test_the_librarys_moving_average_would_forget_the_large_value(image_tflite, tmp_path, monkeypatch) -> None:
-    """Guards the test above: it must see the difference between the two updates."""
-    from ai_edge_quantizer.utils import qsv_utils
-
-    monkeypatch.setattr(qsv_utils, "min_max_update", qsv_utils.moving_average_update)
-    scale, _ = input_grid(image_tflite, tmp_path / "x.tflite")
-    assert scale < 0.5 * expected_grid()[0]
-
-
-@pytest.mark.parametrize("place", [0, 2])
-def test_calibration_refuses_nan(image_tflite, tmp_path, place) -> None:
-    feeds = tiny_networks.image_feeds(3)
-    feeds[place]["image"][0, 2, 2, 0] = np.nan
-    with pytest.raises(ConversionError) as caught:
-        quantize_tflite(image_tflite, tmp_path / "x.tflite", feeds, image_rules())
-    assert caught.value.code == "E0730"
-    assert not list(tmp_path.iterdir())
-
-
-def test_file_that_is_no_model_is_a_conversion_error(tmp_path) -> None:
+def test_file_that_is_no_model_is_a_conversion_error(text, tmp_path) -> None:
     (tmp_path / "x.tflite").write_bytes(b"no model")
     with pytest.raises(ConversionError) as caught:
-        quantize_tflite(tmp_path / "x.tflite", tmp_path / "y.tflite", tiny_networks.image_feeds(1), image_rules())
+        quantize_tflite(tmp_path / "x.tflite", tmp_path / "y.tflite", text.plan, text.weights, ())
     assert caught.value.code == "E0731"
+
+
+def test_layer_that_the_converter_changed_is_named(text, tmp_path) -> None:
+    weights = {**text.weights, "layers.1.ffn_in": text.weights["layers.1.ffn_in"] * 2}
+    with pytest.raises(ConversionError, match=r"layers\.1\.ffn_in") as caught:
+        quantize_tflite(text.source, tmp_path / "y.tflite", text.plan, weights, ())
+    assert caught.value.code == "E0769"
+
+
+def test_the_converter_folds_affine_norms_unless_they_are_separate(text_model, tmp_path) -> None:
+    """Guards ``separate_affine``: without it the linear layers behind a norm hold other weights than the plan's."""
+    graph = tiny_networks.traced(text_model)
+    export_module_tflite(graph, contract_of(text_model.config), tmp_path / "x.tflite")
+    with pytest.raises(ConversionError) as caught:
+        TfliteGraph(tmp_path / "x.tflite").match(layer_weights(graph))
+    assert caught.value.code == "E0769"
 
 
 @pytest.mark.parametrize("kind", ["text", "image"])
 def test_same_rows_give_the_same_bytes(kind, request, tmp_path) -> None:
     make = tiny_networks.text_feeds if kind == "text" else tiny_networks.image_feeds
-    rules = image_rules() if kind == "image" else text_rules(ffn_output=Mode.DYNAMIC, embedding=Mode.STATIC)
-    again = quantized(request.getfixturevalue(f"{kind}_tflite"), tmp_path / "x.tflite", make(24, seed=1), rules)
-    assert again.read_bytes() == request.getfixturevalue(f"{kind}_int8").read_bytes()
+    again = Int8(request.getfixturevalue(f"{kind}_model"), tmp_path, make(24, seed=1))
+    assert again.path.read_bytes() == request.getfixturevalue(f"{kind}_int8").read_bytes()
+
+
+def test_dead_channel_keeps_its_bias(tmp_path) -> None:
+    """A channel without weights has no scale of its own; its bias must still fit into int32."""
+    model = tiny_networks.image_classifier(widths=(8,))
+    for block in model.blocks:
+        block.norm.weight.data[2] = 0.0
+        block.norm.running_mean.zero_()
+        block.norm.bias.data[2] = 0.75
+    made = Int8(model, tmp_path, tiny_networks.image_feeds(24, seed=1))
+    assert made.equal == 3 * 5
+    feeds = tiny_networks.image_feeds(20, seed=9)
+    assert sqnr_db(tiny_networks.torch_logits(model, feeds), logits(made.path, model, feeds)) > 20.0
+
+
+def test_row_of_zeros_has_the_same_scale_in_plan_and_file(text_model, tmp_path) -> None:
+    model = copy.deepcopy(text_model)
+    model.words.weight.data[0] = 0.0  # the padding token of a real checkpoint
+    assert Int8(model, tmp_path, tiny_networks.text_feeds(4)).equal == 13 * 2 + 10 * 3

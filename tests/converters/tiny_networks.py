@@ -8,7 +8,12 @@ import torch
 from torch import nn
 
 from edgekit.pipeline import Artifact, Kind
-from edgekit.recipe.spec import ImageSpec, ModelSpec, SourceKind, StudentSpec, Task, TeacherSource
+from edgekit.recipe.spec import ImageSpec, ModelSpec, QuantizeSpec, SourceKind, StudentSpec, Task, TeacherSource
+from edgekit_converters.export.contract import contract_of, exportable
+from edgekit_converters.quantize.graph import Graph, trace
+from edgekit_converters.quantize.measure import as_rows
+from edgekit_converters.quantize.modes import layer_mode
+from edgekit_converters.quantize.planner import Planned, Planner
 from edgekit_models.data.dataset import Dataset, Rows, save_dataset
 from edgekit_models.image_classifier import ImageClassifier, ImageConfig
 from edgekit_models.preprocess import image_preprocess, text_preprocess, write_preprocess
@@ -145,3 +150,18 @@ def model_spec(task: Task, kind: SourceKind, location: str, **config: object) ->
     source = TeacherSource(kind=kind, location=location, config=config)
     widths = (4,) if task is Task.IMAGE_CLASSIFICATION else ()
     return ModelSpec(task=task, teacher=source, student=StudentSpec(max_length=LENGTH, widths=widths))
+
+
+def traced(model: nn.Module) -> Graph:
+    longest = LENGTH if isinstance(model, TextClassifier) else 0
+    return trace(exportable(model), contract_of(model.config).example(), longest=longest)
+
+
+def planned(model: nn.Module, feeds: list[dict[str, np.ndarray]], how: QuantizeSpec) -> tuple[Graph, Planned]:
+    """Plan as the stage does; give the rewritten graph and the plan."""
+    text = isinstance(model, TextClassifier)
+    task = Task.TEXT_CLASSIFICATION if text else Task.IMAGE_CLASSIFICATION
+    graph = traced(model)
+    planner = Planner(mode=layer_mode(task, how), whole_network=not text, techniques=how.techniques)
+    made = planner.make(graph, as_rows(graph, feeds, trim=text))
+    return made.graph, made

@@ -9,6 +9,7 @@ from command_line import Built, edgekit
 from text_teacher import write_teacher
 
 import edgekit_runtime
+from edgekit_runtime.bundle import verify
 
 RECIPE = """\
 name: tiny-text
@@ -80,8 +81,22 @@ def test_the_device_answers_texts(reviews, engine):
 
 def test_linear_layers_are_int8_and_the_classifier_is_float(reviews):
     notes = re.search(r"^QuantizeOnnx: .*layers: (.*?);", reviews.run.err, re.MULTILINE)[1]
-    # Two layers: query, key, value, attention output and feed-forward input static; feed-forward output dynamic.
-    assert notes == "10 static, 2 dynamic, 1 float, 1 embedding"
+    # Two layers: query, key, value, attention output and feed-forward input static; feed-forward output dynamic. A
+    # split gives each feed-forward layer of a block a second part.
+    split = "split loud GELU channels" in _kept(reviews)
+    assert notes == f"{12 if split else 10} static, {4 if split else 2} dynamic, 1 float, 1 embedding"
+
+
+def _kept(built) -> set[str]:
+    plan = verify(built.bundle).json("plan.json")
+    return {technique["name"] for technique in plan["techniques"] if technique["kept"]}
+
+
+def test_inspect_explains_the_plan(reviews):
+    shown = edgekit("inspect", reviews.bundle, cwd=reviews.folder, cache=reviews.cache).out
+    assert "quantisation plan: " in shown
+    assert re.search(r"layers\.0\.attention\.query +linear +static", shown)
+    assert "dB, kept" in shown or "dB, left out" in shown
 
 
 def test_pruning_kept_what_the_recipe_says(reviews):

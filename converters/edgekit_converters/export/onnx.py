@@ -4,12 +4,13 @@ from pathlib import Path
 
 import onnx
 import torch
+from torch import nn
 
 from edgekit_converters.export.contract import ModelContract, exportable
 from edgekit_converters.quiet import converting
 from edgekit_models.saved import Classifier
 
-__all__ = ["SCOPES", "export_onnx"]
+__all__ = ["SCOPES", "export_module_onnx", "export_onnx"]
 
 # The one note on a node that is kept: its PyTorch module path, which names the layer in reports.
 SCOPES = "pkg.torch.onnx.name_scopes"
@@ -27,9 +28,14 @@ def export_onnx(model: Classifier, contract: ModelContract, path: Path, *, opset
     Raises:
         ConversionError: The exporter or the checker refuses the model.
     """
+    export_module_onnx(exportable(model), contract, path, opset=opset)
+
+
+def export_module_onnx(module: nn.Module, contract: ModelContract, path: Path, *, opset: int) -> None:
+    """Write a module that is ready for export; see ``export_onnx``."""
     with torch.no_grad(), converting("E0720", "the model could not be exported to ONNX"):
         program = torch.onnx.export(
-            exportable(model),
+            module,
             contract.example(),
             input_names=[spec.name for spec in contract.inputs],
             output_names=[spec.name for spec in contract.outputs],

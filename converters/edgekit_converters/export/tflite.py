@@ -4,13 +4,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from edgekit_converters.export.contract import ModelContract, exportable
 from edgekit_converters.quiet import converting
 from edgekit_models.saved import Classifier
 from edgekit_runtime.errors import ConversionError
 
-__all__ = ["export_tflite", "tflite_contract"]
+__all__ = ["export_module_tflite", "export_tflite", "tflite_contract"]
 
 _PREFIX = "serving_default_"  # litert-torch names tensors after the signature
 
@@ -26,11 +27,16 @@ def export_tflite(model: Classifier, contract: ModelContract, path: Path) -> Non
     Raises:
         ConversionError: litert-torch refuses the model.
     """
+    export_module_tflite(exportable(model), contract, path)
+
+
+def export_module_tflite(module: nn.Module, contract: ModelContract, path: Path) -> None:
+    """Write a module that is ready for export; see ``export_tflite``."""
     names = [spec.name for spec in contract.inputs]
     with torch.no_grad(), converting("E0721", "the model could not be converted to TFLite"):
         import litert_torch
 
-        edge = litert_torch.convert(exportable(model), sample_kwargs=dict(zip(names, contract.example(), strict=True)))
+        edge = litert_torch.convert(module, sample_kwargs=dict(zip(names, contract.example(), strict=True)))
         edge.export(str(path))
 
 

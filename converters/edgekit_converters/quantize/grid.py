@@ -63,15 +63,12 @@ def grid_of(seen: Range, kind: ActivationType) -> tuple[np.float32, int]:
     return scale, zero_point
 
 
-def weight_grid(
-    weight: NDArray[np.float32], *, axis: int, least: NDArray[np.float32] | None = None
-) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+def weight_grid(weight: NDArray[np.float32], *, axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Quantise weights symmetrically per channel: ``scale = absmax / 127``, codes in [-127, 127].
 
     Args:
         weight: Any shape.
         axis: The channel dimension.
-        least: Lower bound of each scale, from ``bias_room``; None = no bound.
 
     Returns:
         Codes in the shape of ``weight``, and one scale per channel.
@@ -86,9 +83,8 @@ def weight_grid(
             fix="lower the learning rates, and build again",
         )
     others = tuple(i for i in range(weight.ndim) if i != axis)
-    scale = np.maximum(np.abs(weight).max(others) / np.float32(127), _SMALLEST_SCALE).astype(np.float32)
-    if least is not None:
-        scale = np.maximum(scale, least)
+    # The floor under a channel of zeros is ai-edge-quantizer's, so that both formats hold the same scale.
+    scale = (np.maximum(np.abs(weight).max(others), _SMALLEST_SCALE) / np.float32(127)).astype(np.float32)
     shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
     codes = np.clip(np.rint(weight / scale.reshape(shape)), -127, 127).astype(np.int8)
     return codes, scale
@@ -98,6 +94,10 @@ def bias_room(bias: NDArray[np.float32], *, activation_scale: np.float32) -> NDA
     """Give the weight scale of each channel below which its bias would not fit into the int32 accumulator.
 
     A channel that is dead but for its bias has no weights to take a scale from; its bias would be cut off.
+
+    Args:
+        bias: Float32 (channels,).
+        activation_scale: Of the layer's input.
     """
     return (np.abs(bias.astype(np.float64)) / (np.float64(activation_scale) * _LARGEST_BIAS_CODE)).astype(np.float32)
 

@@ -1,54 +1,71 @@
-"""Static int8 for ONNX: our own Q/DQ placement, because onnxruntime's quantiser breaks transformers without a word.
+"""Writes a quantisation plan into an ONNX file: our own Q/DQ placement, because onnxruntime's breaks transformers.
 
 It quantises the outputs of every matrix product (the feed-forward output has a channel 30 times larger than the rest),
 quantises attention although told not to, lets the residual read the rounded copy, and gives a bias shape that makes the
 runtime fall back to float. See docs/decisions/0002-own-qdq.md.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgekit_converters.quantize.grid import ActivationType, Range, bias_codes, bias_room, grid_of, weight_grid
+from edgekit_converters.quantize.grid import ActivationType, bias_codes
 from edgekit_converters.quantize.modes import Mode
-from edgekit_converters.quantize.onnx_graph import GraphEditor, module_path
+from edgekit_converters.quantize.onnx_graph import GraphEditor
+from edgekit_converters.quantize.plan import Grid, LayerPlan, QuantPlan
+from edgekit_runtime.errors import ConversionError
 
-__all__ = ["OnnxStatic", "calibrate_onnx", "quantize_onnx"]
+__all__ = ["match_layers", "quantize_onnx"]
 
-Feeds = Mapping[str, NDArray[np.generic]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OnnxStatic:
-    """What to do with a float graph.
-
-    Attributes:
-        activations: Type of quantised activations.
-        mode: Mode of a layer by its PyTorch module path.
-    """
-
-    activations: ActivationType
-    mode: Callable[[str], Mode]
+Weights = Mapping[str, NDArray[np.float32]]
 
 
-def _layers(graph: GraphEditor) -> list[onnx.NodeProto]:
-    """Give the nodes with constant weights that int8 kernels exist for."""
-    found = []
+def _float_layers(graph: GraphEditor) -> Iterator[tuple[onnx.NodeProto, NDArray[np.float32]]]:
+    """Give the nodes with constant weights, and those weights with channels in dimension 0 as PyTorch has them."""
     for node in graph.nodes:
         if node.op_type in ("MatMul", "Gemm", "Conv"):
             weight = graph.weight(node.input[1])
             if weight is not None and weight.ndim >= 2:
-                found.append(node)
+                held = weight.astype(np.float32)
+                yield node, held.T if _output_axis(node) == 1 else held
+        elif node.op_type == "Gather":
+            table = graph.weight(node.input[0])
+            if table is not None and table.dtype == np.float32 and table.ndim == 2:
+                yield node, table.astype(np.float32)
+
+
+def match_layers(graph: GraphEditor, weights: Weights) -> dict[str, onnx.NodeProto]:
+    """Find each layer's node by the values of its weight; names do not survive an exporter, values do.
+
+    Layers of equal weights are taken in order of execution, which is that of ``weights``.
+
+    Raises:
+        ConversionError: A layer has no node: the exporter changed its weights (E0768).
+    """
+    waiting: dict[bytes, list[str]] = {}
+    for name, weight in weights.items():
+        waiting.setdefault(_key(weight), []).append(name)
+    found: dict[str, onnx.NodeProto] = {}
+    for node, weight in _float_layers(graph):
+        names = waiting.get(_key(weight))
+        if names:
+            found[names.pop(0)] = node
+    lost = [name for name in weights if name not in found]
+    if lost:
+        raise ConversionError(
+            "E0768",
+            f"layers of the plan are not in the ONNX graph: {', '.join(lost[:3])}",
+            why="the exporter folded something into their weights",
+            fix="run again with --debug and report the model",
+        )
     return found
 
 
-def _is_embedding(graph: GraphEditor, node: onnx.NodeProto) -> bool:
-    table = graph.weight(node.input[0]) if node.op_type == "Gather" else None
-    return table is not None and table.dtype == np.float32 and table.ndim == 2
+def _key(weight: NDArray[np.float32]) -> bytes:
+    return repr(weight.shape).encode() + np.ascontiguousarray(weight).tobytes()
 
 
 def _after(graph: GraphEditor, node: onnx.NodeProto) -> str:
@@ -60,52 +77,9 @@ def _after(graph: GraphEditor, node: onnx.NodeProto) -> str:
     return tensor
 
 
-def calibrate_onnx(path: Path, rows: Iterable[Feeds], how: OnnxStatic) -> dict[str, Range]:
-    """Measure the range of every tensor that static int8 puts on a grid; one row in memory at a time.
-
-    Padding is left out where a row has an ``attention_mask``: tensors of shape (1, L, ...) are measured on real tokens.
-
-    Args:
-        path: Float32 model.
-        rows: Feeds by input name.
-        how: Which layers are static.
-
-    Returns:
-        Range by tensor name.
-    """
-    import onnxruntime
-
-    graph = GraphEditor(onnx.load(path))
-    wanted: list[str] = []
-    for node in _layers(graph):
-        if how.mode(module_path(node)) is Mode.STATIC:
-            wanted.append(node.input[0])
-            if node.op_type == "Conv":
-                wanted.append(_after(graph, node))
-    wanted = list(dict.fromkeys(wanted))
-    inputs = {value.name for value in graph.graph.input}
-    tapped = [name for name in wanted if name not in inputs]
-    have = {value.name for value in graph.graph.output}
-    graph.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tapped if name not in have)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(graph.model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    seen: dict[str, Range] = {}
-    for feeds in rows:
-        values = {name: feeds[name] for name in wanted if name in inputs}
-        values |= dict(zip(tapped, session.run(tapped, dict(feeds)), strict=True))
-        mask = feeds.get("attention_mask")
-        for name, value in values.items():
-            real = np.asarray(value, np.float32)
-            if mask is not None and value.ndim >= 2 and value.shape[:2] == mask.shape:
-                real = real[mask.astype(bool)]
-            measured = Range.of(real, name=name)
-            seen[name] = measured if name not in seen else seen[name].merge(measured)
-    return seen
-
-
-def quantize_onnx(source: Path, target: Path, ranges: Mapping[str, Range], how: OnnxStatic) -> dict[str, int]:
+def quantize_onnx(
+    source: Path, target: Path, plan: QuantPlan, weights: Weights, *, activations: ActivationType
+) -> dict[str, int]:
     """Write the int8 model.
 
     Static layers read a Q/DQ pair and hold int8 weights per output channel; matrix products give float, so that
@@ -113,28 +87,29 @@ def quantize_onnx(source: Path, target: Path, ranges: Mapping[str, Range], how: 
     rows with one scale each.
 
     Args:
-        source: Float32 model.
+        source: Float32 model, exported from the graph that the plan was made for.
         target: Of the int8 model.
-        ranges: From ``calibrate_onnx``.
-        how: Modes and activation type.
+        plan: Modes and grids.
+        weights: Float weights by layer, channels first, in order of execution.
+        activations: Type of the codes; both stand on the plan's grid.
 
     Returns:
         Number of layers by mode, and of embeddings.
     """
     graph = GraphEditor(onnx.load(source))
-    writer = _Writer(graph, ranges, how.activations)
+    writer = _Writer(graph, activations)
     counts = dict.fromkeys((*(mode.value for mode in Mode), "embedding"), 0)
-    for node in _layers(graph):
-        mode = how.mode(module_path(node))
-        counts[mode.value] += 1
-        if mode is Mode.STATIC:
-            writer.static(node)
-        elif mode is Mode.DYNAMIC:
-            writer.dynamic(node)
-    for node in graph.nodes:
-        if _is_embedding(graph, node) and how.mode(module_path(node)) is not Mode.FLOAT:
-            writer.embedding(node)
-            counts["embedding"] += 1
+    nodes = match_layers(graph, weights)
+    for layer in plan.layers:
+        counts["embedding" if layer.kind == "embedding" else layer.mode.value] += layer.mode is not Mode.FLOAT
+        if layer.mode is Mode.FLOAT:
+            counts["float"] += layer.kind != "embedding"
+        elif layer.kind == "embedding":
+            writer.embedding(nodes[layer.name], layer, weights[layer.name])
+        elif layer.mode is Mode.STATIC:
+            writer.static(nodes[layer.name], layer, weights[layer.name])
+        else:
+            writer.dynamic(nodes[layer.name], layer, weights[layer.name])
     target.write_bytes(graph.finish().SerializeToString(deterministic=True))
     return counts
 
@@ -142,102 +117,90 @@ def quantize_onnx(source: Path, target: Path, ranges: Mapping[str, Range], how: 
 class _Writer:
     """Writes the int8 form of single layers into a graph."""
 
-    def __init__(self, graph: GraphEditor, ranges: Mapping[str, Range], activations: ActivationType) -> None:
-        self.graph, self.ranges, self.activations = graph, ranges, activations
-        self.scales: dict[str, np.float32] = {}  # of the tensors that have a Q/DQ pair
+    def __init__(self, graph: GraphEditor, activations: ActivationType) -> None:
+        self.graph, self.activations = graph, activations
+        self._paired: set[str] = set()  # tensors that have a Q/DQ pair
 
-    def _pair(self, tensor: str) -> str:
+    def _pair(self, tensor: str, grid: Grid) -> str:
         """Give the tensor after Q and DQ; one pair serves all its readers."""
         after = f"{tensor}.dq"
-        if tensor not in self.scales:
-            scale, zero_point = grid_of(self.ranges[tensor], self.activations)
-            dtype = np.uint8 if self.activations == "uint8" else np.int8
-            step = self.graph.constant(f"{tensor}.scale", scale)
-            zero = self.graph.constant(f"{tensor}.zero_point", dtype(zero_point))
+        if tensor not in self._paired:
+            unsigned = self.activations == "uint8"
+            code = np.uint8(grid.zero_point + 128) if unsigned else np.int8(grid.zero_point)
+            step = self.graph.constant(f"{tensor}.scale", np.float32(grid.scale))
+            zero = self.graph.constant(f"{tensor}.zero_point", code)
             self.graph.add("QuantizeLinear", [tensor, step, zero], [f"{tensor}.q"])
             self.graph.add("DequantizeLinear", [f"{tensor}.q", step, zero], [after])
-            self.scales[tensor] = scale
+            self._paired.add(tensor)
         return after
 
-    def _weight(
-        self, node: onnx.NodeProto, axis: int, least: NDArray[np.float32] | None
-    ) -> tuple[str, NDArray[np.float32]]:
-        weight = self.graph.weight(node.input[1])
-        assert weight is not None
-        codes, scale = weight_grid(weight.astype(np.float32), axis=axis, least=least)
-        name = f"{node.output[0]}.weight"  # of the layer: the exporter lets layers share constants of equal value
-        held = self.graph.constant(f"{name}.int8", codes)
-        steps = self.graph.constant(f"{name}.scale", scale)
-        zeros = self.graph.constant(f"{name}.zero_point", np.zeros(scale.shape, np.int8))
-        self.graph.add("DequantizeLinear", [held, steps, zeros], [f"{name}.dq"], axis=axis)
-        return f"{name}.dq", scale
-
-    def static(self, node: onnx.NodeProto) -> None:
-        """Put a layer's input and weight on their grids."""
-        tensor = str(node.input[0])
-        source = tensor.removesuffix(".dq")  # a convolution before may have put its output on a grid already
-        node.input[0] = self._pair(source)
+    def _weight(self, node: onnx.NodeProto, layer: LayerPlan, weight: NDArray[np.float32]) -> str:
         axis = _output_axis(node)
+        codes = layer.codes(weight)
+        name = layer.name or str(node.output[0])
+        held = self.graph.constant(f"{name}.weight.int8", codes.T if axis == 1 else codes)
+        scales = np.array(layer.weight_scales, np.float32)
+        steps = self.graph.constant(f"{name}.weight.scale", scales)
+        zeros = self.graph.constant(f"{name}.weight.zero_point", np.zeros(scales.shape, np.int8))
+        self.graph.add("DequantizeLinear", [held, steps, zeros], [f"{name}.weight.dq"], axis=axis)
+        return f"{name}.weight.dq"
+
+    def static(self, node: onnx.NodeProto, layer: LayerPlan, weight: NDArray[np.float32]) -> None:
+        """Put a layer's input, weight, bias and, for a convolution, output on their grids."""
+        assert layer.input is not None
+        source = str(node.input[0]).removesuffix(".dq")  # a convolution before may have put its output on a grid
+        node.input[0] = self._pair(source, layer.input)
+        node.input[1] = self._weight(node, layer, weight)
         if node.op_type == "MatMul":
-            node.input[1], _ = self._weight(node, axis, None)
-            self._broad_bias(node)
+            self._broad_bias(node, layer)
             return
         bias = self.graph.weight(node.input[2]) if len(node.input) > 2 else None
-        least = None if bias is None else bias_room(bias.astype(np.float32), activation_scale=self.scales[source])
-        node.input[1], weight_scale = self._weight(node, axis, least)
         if bias is not None:
-            self._bias(node, bias.astype(np.float32), self.scales[source], weight_scale)
-        if node.op_type == "Conv":
-            self._grid_output(_after(self.graph, node))
+            node.input[2] = self._bias(layer, bias.astype(np.float32))
+        if node.op_type == "Conv" and layer.output is not None:
+            self._grid_output(_after(self.graph, node), layer.output)
 
-    def _bias(
-        self,
-        node: onnx.NodeProto,
-        bias: NDArray[np.float32],
-        activation_scale: np.float32,
-        weight_scale: NDArray[np.float32],
-    ) -> None:
-        codes, scale = bias_codes(bias, activation_scale=activation_scale, weight_scale=weight_scale)
-        name = f"{node.output[0]}.bias"
+    def _bias(self, layer: LayerPlan, bias: NDArray[np.float32]) -> str:
+        codes, scale = _bias_of(layer, bias)
+        name = f"{layer.name}.bias"
         held = self.graph.constant(f"{name}.int32", codes)
         steps = self.graph.constant(f"{name}.scale", scale)
         zeros = self.graph.constant(f"{name}.zero_point", np.zeros(scale.shape, np.int32))
         self.graph.add("DequantizeLinear", [held, steps, zeros], [f"{name}.dq"], axis=0)
-        node.input[2] = f"{name}.dq"
+        return f"{name}.dq"
 
-    def _grid_output(self, tensor: str) -> None:
+    def _grid_output(self, tensor: str, grid: Grid) -> None:
         """Let every reader of a convolution's output read it from its grid."""
         if self.graph.is_output(tensor):
             return
         readers = self.graph.readers(tensor)
-        after = self._pair(tensor)
+        after = self._pair(tensor, grid)
         for reader in readers:
             for i, name in enumerate(reader.input):
                 if name == tensor:
                     reader.input[i] = after
 
-    def _broad_bias(self, node: onnx.NodeProto) -> None:
-        """Store a following bias as (1, 1, N).
+    def _broad_bias(self, node: onnx.NodeProto, layer: LayerPlan) -> None:
+        """Store a following bias as (1, 1, N), rounded to the codes of its accumulator.
 
         With the shape (N,) onnxruntime's MatMulAddFusion makes a float Gemm of the pair and dequantises the weights at
-        every run, which took four times as long as int8.
+        every run, which took four times as long as int8. The values are those of int32 codes, as TFLite holds them.
         """
         for reader in self.graph.readers(str(node.output[0])):
             for i, name in enumerate(reader.input):
                 bias = self.graph.weight(str(name)) if reader.op_type == "Add" else None
                 if bias is not None and bias.ndim == 1:
-                    reader.input[i] = self.graph.constant(f"{name}.broad", bias.reshape(1, 1, -1))
+                    codes, scale = _bias_of(layer, bias.astype(np.float32))
+                    rounded = (codes * scale.astype(np.float64)).astype(np.float32)
+                    reader.input[i] = self.graph.constant(f"{layer.name}.bias.broad", rounded.reshape(1, 1, -1))
 
-    def dynamic(self, node: onnx.NodeProto) -> None:
+    def dynamic(self, node: onnx.NodeProto, layer: LayerPlan, weight: NDArray[np.float32]) -> None:
         """Compute a matrix product in int8 on a grid that is measured at each run."""
         assert node.op_type == "MatMul", f"dynamic int8 is for linear layers, not {node.op_type}"
-        tensor, name, out = str(node.input[0]), str(node.input[1]), str(node.output[0])
-        weight = self.graph.weight(name)
-        assert weight is not None
-        codes, scale = weight_grid(weight.astype(np.float32), axis=1)
-        held = self.graph.constant(f"{name}.int8", codes)
-        zero = self.graph.constant(f"{name}.zero_point", np.int8(0))
-        steps = self.graph.constant(f"{name}.scale", scale)
+        tensor, out = str(node.input[0]), str(node.output[0])
+        held = self.graph.constant(f"{layer.name}.weight.int8", layer.codes(weight).T)
+        zero = self.graph.constant(f"{layer.name}.weight.zero_point", np.int8(0))
+        steps = self.graph.constant(f"{layer.name}.weight.scale", np.array(layer.weight_scales, np.float32))
         self.graph.add("DynamicQuantizeLinear", [tensor], [f"{out}.xq", f"{out}.xs", f"{out}.xz"])
         self.graph.add("MatMulInteger", [f"{out}.xq", held, f"{out}.xz", zero], [f"{out}.acc"])
         self.graph.add("Cast", [f"{out}.acc"], [f"{out}.float"], to=onnx.TensorProto.FLOAT)
@@ -245,19 +208,24 @@ class _Writer:
         self.graph.add("Mul", [f"{out}.float", f"{out}.step"], [out])
         self.graph.replace(node)
 
-    def embedding(self, node: onnx.NodeProto) -> None:
+    def embedding(self, node: onnx.NodeProto, layer: LayerPlan, table: NDArray[np.float32]) -> None:
         """Look int8 rows up, each with its own scale."""
-        name, ids, out = str(node.input[0]), str(node.input[1]), str(node.output[0])
-        table = self.graph.weight(name)
-        assert table is not None
-        codes, scale = weight_grid(table.astype(np.float32), axis=0)
-        held = self.graph.constant(f"{name}.int8", codes)
-        steps = self.graph.constant(f"{name}.scale", scale.reshape(-1, 1))
+        ids, out = str(node.input[1]), str(node.output[0])
+        held = self.graph.constant(f"{layer.name}.weight.int8", layer.codes(table))
+        steps = self.graph.constant(
+            f"{layer.name}.weight.scale", np.array(layer.weight_scales, np.float32).reshape(-1, 1)
+        )
         self.graph.add("Gather", [held, ids], [f"{out}.codes"], axis=0)
         self.graph.add("Gather", [steps, ids], [f"{out}.step"], axis=0)
         self.graph.add("Cast", [f"{out}.codes"], [f"{out}.float"], to=onnx.TensorProto.FLOAT)
         self.graph.add("Mul", [f"{out}.float", f"{out}.step"], [out])
         self.graph.replace(node)
+
+
+def _bias_of(layer: LayerPlan, bias: NDArray[np.float32]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    assert layer.input is not None
+    scales = np.array(layer.weight_scales, np.float32)
+    return bias_codes(bias, activation_scale=np.float32(layer.input.scale), weight_scale=scales)
 
 
 def _output_axis(node: onnx.NodeProto) -> int:

@@ -1,5 +1,6 @@
-"""Turn the float models into static int8, calibrated on training rows."""
+"""Plan the quantisation of the student once, on training rows, and write it into ONNX and into TFLite."""
 
+import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -11,14 +12,18 @@ from numpy.typing import NDArray
 
 from edgekit.pipeline import Artifacts, Kind
 from edgekit.recipe.spec import QuantizeSpec, Task
+from edgekit_converters.export.contract import contract_of, exportable
 from edgekit_converters.export.stage import ONNX_FILE, TFLITE_FILE
 from edgekit_converters.quantize.grid import ActivationType
-from edgekit_converters.quantize.modes import Mode, layer_mode
+from edgekit_converters.quantize.modes import layer_mode
+from edgekit_converters.quantize.plan import PLAN_FILE, QuantPlan
 from edgekit_converters.rows import feeds
 from edgekit_models.data.dataset import read_dataset
+from edgekit_models.saved import load_own_model, read_config
+from edgekit_models.text_classifier import TextConfig
 from edgekit_runtime.errors import UsageError
 
-__all__ = ["QuantizeOnnx", "QuantizeTflite", "calibration_rows"]
+__all__ = ["PlanQuantisation", "QuantizeOnnx", "QuantizeTflite", "calibration_rows", "read_plan"]
 
 
 def calibration_rows(artifacts: Artifacts, *, count: int, seed: int) -> Iterator[dict[str, NDArray[np.generic]]]:
@@ -35,65 +40,122 @@ def calibration_rows(artifacts: Artifacts, *, count: int, seed: int) -> Iterator
     return feeds(data.train.take(chosen).inputs, artifacts[Kind.TEACHER].path)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QuantizeOnnx:
-    """Write int8 ONNX with our own Q/DQ placement."""
-
-    task: Task
-    how: QuantizeSpec
-    activations: ActivationType
-    seed: int
-
-    takes: ClassVar[tuple[Kind, ...]] = (Kind.DATA, Kind.TEACHER, Kind.ONNX_FLOAT32)
-    gives: ClassVar[Kind] = Kind.ONNX_INT8
-
-    def config(self) -> Mapping[str, object]:
-        return {"quantize": asdict(self.how), "activations": self.activations, "task": self.task.value}
-
-    def versions(self) -> tuple[str, ...]:
-        return ("onnx", "onnxruntime", "numpy")
-
-    def run(self, artifacts: Artifacts, into: Path, /) -> str:
-        """Write ``model.onnx``."""
-        from edgekit_converters.quantize.onnx_static import OnnxStatic, calibrate_onnx, quantize_onnx
-
-        source = artifacts[Kind.ONNX_FLOAT32].path / ONNX_FILE
-        how = OnnxStatic(activations=self.activations, mode=layer_mode(self.task, self.how))
-        rows = calibration_rows(artifacts, count=self.how.calibration_rows, seed=self.seed)
-        ranges = calibrate_onnx(source, rows, how)
-        counts = quantize_onnx(source, into / ONNX_FILE, ranges, how)
-        named = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-        size = (into / ONNX_FILE).stat().st_size
-        kind = "U8S8" if self.activations == "uint8" else "S8S8"
-        return f"{size / 1e6:.2f} MB, {kind}; layers: {named}; {self.how.calibration_rows} calibration rows"
+def read_plan(artifacts: Artifacts) -> QuantPlan:
+    """Give the plan that ``PlanQuantisation`` wrote."""
+    return QuantPlan.from_json((artifacts[Kind.QUANT_PLAN].path / PLAN_FILE).read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class QuantizeTflite:
-    """Write int8 TFLite through ai-edge-quantizer."""
+class PlanQuantisation:
+    """Decide how every layer computes, on which grid; keep the float graph that the decision belongs to."""
 
     task: Task
     how: QuantizeSpec
     seed: int
 
-    takes: ClassVar[tuple[Kind, ...]] = (Kind.DATA, Kind.TEACHER, Kind.TFLITE_FLOAT32)
-    gives: ClassVar[Kind] = Kind.TFLITE_INT8
+    takes: ClassVar[tuple[Kind, ...]] = (Kind.DATA, Kind.TEACHER, Kind.STUDENT_PRUNED)
+    gives: ClassVar[Kind] = Kind.QUANT_PLAN
 
     def config(self) -> Mapping[str, object]:
         return {"quantize": asdict(self.how), "task": self.task.value}
 
     def versions(self) -> tuple[str, ...]:
-        return ("ai-edge-quantizer", "ai-edge-litert", "numpy")
+        return ("torch", "numpy")
+
+    def run(self, artifacts: Artifacts, into: Path, /) -> str:
+        """Write ``plan.json`` and the graph."""
+        from edgekit_converters.quantize.graph import save_graph, trace
+        from edgekit_converters.quantize.measure import as_rows
+        from edgekit_converters.quantize.planner import Planner
+
+        folder = artifacts[Kind.STUDENT_PRUNED].path
+        model = load_own_model(folder / "config.json", folder / "model.safetensors")
+        example = contract_of(model.config).example()
+        longest = model.config.max_length if isinstance(model.config, TextConfig) else 0
+        graph = trace(exportable(model), example, longest=longest)
+        feeds = calibration_rows(artifacts, count=self.how.calibration_rows, seed=self.seed)
+        planner = Planner(
+            mode=layer_mode(self.task, self.how),
+            whole_network=self.task is Task.IMAGE_CLASSIFICATION,
+            techniques=self.how.techniques,
+        )
+        planned = planner.make(graph, as_rows(graph, feeds, trim=longest > 2))
+        (into / PLAN_FILE).write_text(planned.plan.to_json(), encoding="utf-8")
+        save_graph(planned.graph, example, into)
+        tried = [f"{row.name} {row.sqnr_after_db - row.sqnr_before_db:+.1f} dB" for row in planned.plan.techniques]
+        kept = sum(row.kept for row in planned.plan.techniques)
+        named = "; ".join(tried) or "none fits"
+        return f"{len(planned.plan.layers)} layers; {kept} of {len(tried)} techniques kept ({named})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantizeOnnx:
+    """Write the plan as int8 ONNX with our own Q/DQ placement."""
+
+    activations: ActivationType
+    opset: int
+
+    takes: ClassVar[tuple[Kind, ...]] = (Kind.STUDENT_PRUNED, Kind.QUANT_PLAN)
+    gives: ClassVar[Kind] = Kind.ONNX_INT8
+
+    def config(self) -> Mapping[str, object]:
+        return {"activations": self.activations, "opset": self.opset}
+
+    def versions(self) -> tuple[str, ...]:
+        return ("torch", "onnx", "onnxscript", "numpy")
+
+    def run(self, artifacts: Artifacts, into: Path, /) -> str:
+        """Write ``model.onnx``."""
+        from edgekit_converters.export.onnx import export_module_onnx
+        from edgekit_converters.quantize.graph import layer_biases, layer_weights, load_graph
+        from edgekit_converters.quantize.onnx_static import quantize_onnx
+        from edgekit_converters.quantize.proof import prove, read_onnx
+
+        plan, graph = read_plan(artifacts), load_graph(artifacts[Kind.QUANT_PLAN].path)
+        contract = contract_of(read_config(artifacts[Kind.STUDENT_PRUNED].path / "config.json"))
+        weights, target = layer_weights(graph), into / ONNX_FILE
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder) / ONNX_FILE
+            export_module_onnx(graph, contract, source, opset=self.opset)
+            counts = quantize_onnx(source, target, plan, weights, activations=self.activations)
+        equal = prove(plan, weights, layer_biases(graph), read_onnx(target, plan, weights))
+        named = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+        size = target.stat().st_size
+        kind = "U8S8" if self.activations == "uint8" else "S8S8"
+        return f"{size / 1e6:.2f} MB, {kind}; layers: {named}; {equal} arrays and grids equal the plan's"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantizeTflite:
+    """Write the plan as int8 TFLite through ai-edge-quantizer."""
+
+    how: QuantizeSpec
+    seed: int
+
+    takes: ClassVar[tuple[Kind, ...]] = (Kind.DATA, Kind.TEACHER, Kind.STUDENT_PRUNED, Kind.QUANT_PLAN)
+    gives: ClassVar[Kind] = Kind.TFLITE_INT8
+
+    def config(self) -> Mapping[str, object]:
+        return {"calibration_rows": self.how.calibration_rows}
+
+    def versions(self) -> tuple[str, ...]:
+        return ("torch", "litert-torch", "litert-converter", "ai-edge-quantizer", "ai-edge-litert", "numpy")
 
     def run(self, artifacts: Artifacts, into: Path, /) -> str:
         """Write ``model.tflite``."""
-        from edgekit_converters.quantize.tflite_static import image_rules, quantize_tflite, text_rules
+        from edgekit_converters.export.tflite import export_module_tflite
+        from edgekit_converters.quantize.affine import separate_affine
+        from edgekit_converters.quantize.graph import layer_biases, layer_weights, load_graph
+        from edgekit_converters.quantize.proof import prove, read_tflite
+        from edgekit_converters.quantize.tflite_static import quantize_tflite
 
-        rules = image_rules()
-        if self.task is Task.TEXT_CLASSIFICATION:
-            embedding = Mode.STATIC if self.how.embedding == "int8" else Mode.FLOAT
-            rules = text_rules(ffn_output=Mode(self.how.ffn_output), embedding=embedding)
+        plan, graph = read_plan(artifacts), load_graph(artifacts[Kind.QUANT_PLAN].path)
+        contract = contract_of(read_config(artifacts[Kind.STUDENT_PRUNED].path / "config.json"))
+        weights, target = layer_weights(graph), into / TFLITE_FILE
         rows = calibration_rows(artifacts, count=self.how.calibration_rows, seed=self.seed)
-        target = into / TFLITE_FILE
-        quantize_tflite(artifacts[Kind.TFLITE_FLOAT32].path / TFLITE_FILE, target, rows, rules)
-        return f"{target.stat().st_size / 1e6:.2f} MB; {self.how.calibration_rows} calibration rows"
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder) / TFLITE_FILE
+            export_module_tflite(separate_affine(graph), contract, source)
+            quantize_tflite(source, target, plan, weights, rows)
+        equal = prove(plan, weights, layer_biases(graph), read_tflite(target, plan, weights))
+        return f"{target.stat().st_size / 1e6:.2f} MB; {equal} arrays and grids equal the plan's"

@@ -1,7 +1,7 @@
-"""Static int8 for TFLite through ai-edge-quantizer, calibrated with a true minimum and maximum."""
+"""Writes a quantisation plan into a TFLite file through ai-edge-quantizer, which decides none of its grids."""
 
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,76 +9,61 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit_converters.quantize.modes import Mode
+from edgekit_converters.quantize.plan import Grid, QuantPlan
+from edgekit_converters.quantize.tflite_graph import TfliteGraph, TfliteLayer
 from edgekit_converters.quiet import converting
 from edgekit_runtime.errors import ConversionError
 
-__all__ = ["TfliteRules", "image_rules", "quantize_tflite", "text_rules"]
+__all__ = ["quantize_tflite"]
 
 _SIGNATURE = "serving_default"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TfliteRules:
-    """Rows of an ai-edge-quantizer recipe, later rows win.
-
-    Attributes:
-        rows: Regular expression on the output tensor's name, TFLite operator, and mode.
-        whole_network: Quantise every operator that the library supports, with float inputs and outputs.
-    """
-
-    rows: tuple[tuple[str, str, Mode], ...] = ()
-    whole_network: bool = False
-
-
-def text_rules(*, ffn_output: Mode, embedding: Mode) -> TfliteRules:
-    """Linear layers in int8; attention products, softmax, layer norm and GELU float.
-
-    The head stays float: it decides the answer and holds few of the weights.
-    """
-    return TfliteRules(
-        rows=(
-            (".*", "FULLY_CONNECTED", Mode.STATIC),
-            (".*Linear_ffn_out.*", "FULLY_CONNECTED", ffn_output),
-            (".*Linear_head_dense.*", "FULLY_CONNECTED", Mode.FLOAT),
-            (f"{_SIGNATURE}_output.*", "FULLY_CONNECTED", Mode.FLOAT),
-            (".*", "EMBEDDING_LOOKUP", embedding),
-        )
-    )
-
-
-def image_rules() -> TfliteRules:
-    """Every operator in int8: convolutions keep their accuracy, and an NPU takes nothing else."""
-    return TfliteRules(whole_network=True)
+Feeds = Mapping[str, NDArray[np.generic]]
 
 
 def quantize_tflite(
-    source: Path, target: Path, rows: Iterable[Mapping[str, NDArray[np.generic]]], rules: TfliteRules
+    source: Path, target: Path, plan: QuantPlan, weights: Mapping[str, NDArray[np.float32]], rows: Iterable[Feeds]
 ) -> None:
     """Write the int8 model.
 
     Args:
-        source: Float32 TFLite.
+        source: Float32 TFLite, converted from the graph that the plan was made for.
         target: Of the int8 model.
-        rows: Feeds by input name, for calibration.
-        rules: What becomes int8.
+        plan: Modes and grids.
+        weights: Float weights by layer, channels first.
+        rows: Feeds by input name. Read only for a ``whole_network`` plan: operators that PyTorch does not have, such as
+            the parts of a decomposed activation, are measured on the TFLite graph itself.
 
     Raises:
-        ConversionError: ai-edge-quantizer refuses the model, or a range is not finite.
+        ConversionError: ai-edge-quantizer refuses the model, a range is not finite, or a layer is not in the file.
     """
     with converting("E0731", "the TFLite model could not be quantised"):
-        ranges = _calibrate(source, rows)
+        graph = TfliteGraph(source)
+        found = graph.match(weights)
+        ranges: dict[str, Any] = _calibrate(source, rows) if plan.whole_network else {}
         _check(ranges)
+        for layer in plan.layers:
+            if layer.mode is Mode.STATIC and layer.kind != "embedding":
+                assert layer.input is not None
+                assert layer.output is not None
+                _inject(ranges, graph, found[layer.name].input, layer.input)
+                _inject(ranges, graph, found[layer.name].output, layer.output)
         from ai_edge_quantizer import quantizer
 
-        job = quantizer.Quantizer(str(source), _recipe(rules))
+        job = quantizer.Quantizer(str(source), _recipe(plan, graph, found))
         job.quantize(ranges).export_model(str(target), overwrite=True)
 
 
-def _calibrate(source: Path, rows: Iterable[Mapping[str, NDArray[np.generic]]]) -> dict[str, Any]:
+def _inject(ranges: dict[str, Any], graph: TfliteGraph, tensor: int, grid: Grid) -> None:
+    """Set a tensor's range to the ends of its grid, in float64: scale and zero point come back to the bit."""
+    rank = [1] * graph.rank(tensor)
+    low, high = grid.limits
+    ranges[graph.name(tensor)] = {"min": np.full(rank, low), "max": np.full(rank, high)}
+
+
+def _calibrate(source: Path, rows: Iterable[Feeds]) -> dict[str, Any]:
     from ai_edge_quantizer import calibrator, quantizer, recipe
     from ai_edge_quantizer.utils import qsv_utils
 
-    # Ranges are wanted for every operator; which of them are used is decided by the rules later.
     everything = quantizer.Quantizer(str(source), recipe.static_wi8_ai8())
     # The library's default is a moving average, which forgets rare large values: 9 times the error on a CNN.
     measure = calibrator.Calibrator(str(source), num_threads=1, qsv_update_func=qsv_utils.min_max_update)
@@ -97,21 +82,24 @@ def _check(ranges: Mapping[str, Any]) -> None:
                 )
 
 
-def _recipe(rules: TfliteRules) -> Any:  # noqa: ANN401 - the library's own type
+def _recipe(plan: QuantPlan, graph: TfliteGraph, found: Mapping[str, TfliteLayer]) -> Any:  # noqa: ANN401 - the library's own type
+    """Name every layer of the plan by its output tensor; later rows of the library's recipe win."""
     from ai_edge_quantizer import algorithm_manager, qtyping, recipe_manager
 
     operators = qtyping.TFLOperationName
     untouched = algorithm_manager.AlgorithmName.NO_QUANTIZE
     book = recipe_manager.RecipeManager()
-    if rules.whole_network:
+    if plan.whole_network:
         book.add_static_config(".*", operators.ALL_SUPPORTED, activation_num_bits=8, weight_num_bits=8)
         for side in (operators.INPUT, operators.OUTPUT):
             book.add_quantization_config(".*", side, algorithm_key=untouched)
-    for pattern, operator, mode in rules.rows:
-        name = operators[operator]
-        if mode is Mode.FLOAT:
+    for layer in plan.layers:
+        place = found[layer.name]
+        pattern = f"^{re.escape(graph.name(place.output))};?$"
+        name = operators[place.operator]
+        if layer.mode is Mode.FLOAT:
             book.add_quantization_config(pattern, name, algorithm_key=untouched)
-        elif mode is Mode.DYNAMIC or operator == "EMBEDDING_LOOKUP":
+        elif layer.mode is Mode.DYNAMIC or layer.kind == "embedding":
             # A lookup has no activations to quantise; weight-only would turn the whole table into float at start.
             book.add_dynamic_config(pattern, name, num_bits=8)
         else:

@@ -1,0 +1,173 @@
+"""Makes the quantisation plan: measures, tries each technique, and keeps what improves the simulated int8 model."""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+from edgekit_converters.quantize.graph import Graph, layers, parameter, set_tensor
+from edgekit_converters.quantize.grid import Range, bias_room, weight_grid
+from edgekit_converters.quantize.measure import Measured, Row, after_activation, measure, outputs, simulate
+from edgekit_converters.quantize.modes import Mode
+from edgekit_converters.quantize.plan import Grid, LayerPlan, QuantPlan, Technique, grid_from
+from edgekit_converters.quantize.techniques.scale_out import scale_outputs
+from edgekit_converters.quantize.techniques.smooth import smooth_norms
+from edgekit_converters.quantize.techniques.split import split_outliers
+from edgekit_runtime.errors import UsageError
+from edgekit_runtime.statistics import sqnr_db
+
+__all__ = ["Planned", "Planner"]
+
+_GELU = torch.ops.aten.gelu.default
+_GELU_FLOOR = -4.0  # GELU(-4) is -1.3e-4: below it nothing is lost, and the steps go to where values are
+_GAIN_DB = 0.1  # less is noise of the rows
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A plan and the rewritten float graph that it belongs to."""
+
+    graph: Graph
+    plan: QuantPlan
+
+
+Rewrite = Callable[[Graph, dict[str, Measured]], int]
+_TECHNIQUES: tuple[tuple[str, str, Rewrite], ...] = (
+    ("smooth layer norms", "Xiao et al. 2023 (SmoothQuant), eq. 4, alpha 0.7", smooth_norms),
+    ("split loud GELU channels", "own; relative of Zhao et al. 2019", split_outliers),
+    ("scale uneven outputs", "Bondarenko et al. 2021, section 4", scale_outputs),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planner:
+    """Settings of a plan.
+
+    Attributes:
+        mode: Mode of a layer by its module path; parts that a technique made are asked by the path of the whole.
+        whole_network: See ``QuantPlan``.
+        techniques: Try them; off for measurements of a naive plan.
+        judged_rows: Rows of the calibration set that techniques are judged on; they are held in, not evaluation rows.
+    """
+
+    mode: Callable[[str], Mode]
+    whole_network: bool
+    techniques: bool = True
+    judged_rows: int = 32
+
+    def make(self, graph: Graph, rows: Sequence[Row]) -> Planned:
+        """Make the plan.
+
+        Args:
+            graph: From ``trace``; left as it is.
+            rows: Calibration rows.
+
+        Raises:
+            UsageError: There is no row (E0133).
+            ConversionError: A value is not finite (E0730), or a weight is not (E0732).
+        """
+        if not rows:
+            raise UsageError("E0133", "there are no calibration rows", fix="give at least 1; 256 is a good number")
+        judged = rows[:: max(1, len(rows) // self.judged_rows)][: self.judged_rows]
+        reference = outputs(graph, judged)
+        best = self._plan(copy.deepcopy(graph), rows)
+        score = sqnr_db(reference, simulate(best.graph, best.plan, judged))
+        tried: list[Technique] = []
+        for name, source, rewrite in _TECHNIQUES if self.techniques else ():
+            candidate = copy.deepcopy(best.graph)
+            if rewrite(candidate, measure(candidate, rows)) == 0:
+                continue
+            attempt = self._plan(candidate, rows)
+            after = sqnr_db(reference, simulate(attempt.graph, attempt.plan, judged))
+            kept = after > score + _GAIN_DB
+            tried.append(
+                Technique(
+                    name=name, source=source, sqnr_before_db=round(score, 2), sqnr_after_db=round(after, 2), kept=kept
+                )
+            )
+            if kept:
+                best, score = attempt, after
+        return Planned(best.graph, replace(best.plan, techniques=tuple(tried)))
+
+    def _plan(self, graph: Graph, rows: Sequence[Row]) -> Planned:
+        seen = measure(graph, rows)
+        found = tuple(self._layer(graph, seen, name, kind, node) for name, kind, node in layers(graph))
+        plan = QuantPlan(
+            layers=found,
+            techniques=(),
+            calibration_rows=len(rows),
+            calibration_digest=_digest(rows),
+            whole_network=self.whole_network,
+        )
+        return Planned(graph, plan)
+
+    def _layer(self, graph: Graph, seen: dict[str, Measured], name: str, kind: str, node: fx.Node) -> LayerPlan:
+        whole = name.removesuffix(".loud").removesuffix(".quiet")
+        mode = self.mode(whole)
+        weight = parameter(graph, node.args[0 if kind == "embedding" else 1])
+        assert weight is not None
+        assert kind in ("linear", "conv", "embedding")
+        if mode is Mode.FLOAT:
+            return LayerPlan(name=name, kind=kind, mode=mode, why="kept float by the recipe or the task")  # type: ignore[arg-type]
+        before = after = None
+        if mode is Mode.STATIC and kind != "embedding":
+            before = grid_from(seen[str(node.args[0])].range)
+            after = _output_grid(seen, node)
+            weight = _make_room(graph, node, weight, before)
+        _, scales = weight_grid(weight.numpy(), axis=0)
+        return LayerPlan(
+            name=name,
+            kind=kind,  # type: ignore[arg-type]
+            mode=mode,
+            why=_why(kind, mode),
+            weight_scales=tuple(float(scale) for scale in scales),
+            input=before,
+            output=after,
+        )
+
+
+def _make_room(graph: Graph, node: fx.Node, weight: Tensor, grid: Grid) -> Tensor:
+    """Raise one weight of a channel that is dead but for its bias, so that its scale can hold the bias in int32.
+
+    The float answer moves by at most 3e-5 of that bias: 255 steps of the input times 127 / 2^30.
+    """
+    bias = parameter(graph, node.args[2]) if len(node.args) > 2 else None
+    if bias is None:
+        return weight
+    least = torch.from_numpy(bias_room(bias.numpy(), activation_scale=np.float32(grid.scale))) * 127
+    flat = weight.reshape(len(weight), -1).clone()
+    peaks, places = flat.abs().max(1)
+    small = (peaks < least).nonzero().ravel()
+    if len(small):
+        flat[small, places[small]] = least[small]
+        set_tensor(graph, node.args[1], flat.reshape(weight.shape))
+    return flat.reshape(weight.shape)
+
+
+def _why(kind: str, mode: Mode) -> str:
+    if kind == "embedding":
+        return "a table of rows: int8 with one scale each loses nothing that can be measured"
+    if mode is Mode.DYNAMIC:
+        return "its input has rare large values, so its grid is measured at each run"
+    return "integer kernels on a calibrated grid"
+
+
+def _output_grid(seen: dict[str, Measured], node: fx.Node) -> Grid:
+    end = after_activation(node)
+    found = seen[end.name].range
+    if len(end.users) == 1 and next(iter(end.users)).target is _GELU:
+        found = Range(min(max(found.low, _GELU_FLOOR), found.high), found.high)
+    return grid_from(found)
+
+
+def _digest(rows: Sequence[Row]) -> str:
+    digest = sha256()
+    for row in rows:
+        for value in row:
+            digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
+            digest.update(value.contiguous().numpy().tobytes())
+    return digest.hexdigest()
