@@ -1,0 +1,1 @@
+"""Small trained models on which int8 is judged: five transformers, and CNNs and RNNs of every common block."""
