@@ -110,11 +110,13 @@ def outputs(graph: fx.GraphModule, rows: Iterable[Row]) -> NDArray[np.float64]:
     return _stack(_Run(graph, lambda _, value: value), rows)
 
 
-def simulate(graph: fx.GraphModule, plan: QuantPlan, rows: Iterable[Row]) -> NDArray[np.float64]:
+def simulate(
+    graph: fx.GraphModule, plan: QuantPlan, rows: Iterable[Row], *, linear_outputs: bool = True
+) -> NDArray[np.float64]:
     """Give the outputs that the plan's int8 model is expected to have: (rows, ...).
 
     Static layers round input, weight and output; dynamic ones round the weight and, per tensor, the input. This is
-    LiteRT's arithmetic; ONNX Runtime leaves the outputs of linear layers float and can only be closer.
+    LiteRT's arithmetic; ONNX Runtime leaves the outputs of linear layers float (``linear_outputs=False``).
     """
     by_name = {layer.name: layer for layer in plan.layers}
     ends: dict[str, Grid] = {}
@@ -123,7 +125,7 @@ def simulate(graph: fx.GraphModule, plan: QuantPlan, rows: Iterable[Row]) -> NDA
         layer = by_name[name]
         if layer.mode is not Mode.FLOAT:
             found[node.name] = layer
-            if layer.output is not None:
+            if layer.output is not None and (linear_outputs or layer.kind != "linear"):
                 ends[after_activation(node).name] = layer.output
     weights = {name: _rounded_weight(graph, graph.graph, name, layer) for name, layer in found.items()}
 
