@@ -140,7 +140,7 @@ _NETS = (
         kind="cnn",
         build=cnns.inception,
         data=data.fashion,
-        training=_IMAGE,
+        training=dataclasses.replace(_IMAGE, epochs=5),
         notes="average pooling, and concatenation of four scales",
     ),
     ZooModel(
