@@ -101,8 +101,9 @@ def test_one_small_sample_keeps_its_range(method) -> None:
 
 
 @ALL
-def test_no_range_reaches_beyond_the_values_seen(method) -> None:
-    row = torch.randn(40, 50, generator=torch.Generator().manual_seed(1)) + 2
+@pytest.mark.parametrize("offset", [2, 20, -20])
+def test_no_range_reaches_beyond_the_values_seen(method, offset) -> None:
+    row = torch.randn(40, 50, generator=torch.Generator().manual_seed(1)) + offset
     largest = float(row.abs().max())
     for symmetric in (False, True):
         found = observer_of(method, row, symmetric=symmetric).range()

@@ -21,8 +21,7 @@ def entropy_range(histogram: AdaptiveHistogram, spec: ObserverSpec) -> Range:
 
     Outliers beyond a gap are kept: Q cannot describe what is clipped into an empty group. (In transformers such
     outliers carry the attention sink; clipping them is what breaks the model.) Nothing is clipped where there is
-    nothing to search: all values are 0, or the histogram has no more bins than there are levels (with 4096 bins:
-    from 13 bits on).
+    nothing to search: the histogram has no more bins than there are levels (with 4096 bins: from 13 bits on).
 
     Source:
         Migacz 2017, "8-bit inference with TensorRT", GTC 2017, whose groups are shorter by up to one bin and
@@ -32,7 +31,7 @@ def entropy_range(histogram: AdaptiveHistogram, spec: ObserverSpec) -> Range:
     levels = 2**spec.bits if one_sign else 2 ** (spec.bits - 1)
     counts = histogram.magnitudes()
     threshold = histogram.largest
-    if len(counts) > levels and counts.any():
+    if len(counts) > levels:
         losses = divergences(counts, levels)
         best = len(losses) - 1 - int(np.argmin(losses[::-1]))
         threshold = min((levels + best) * histogram.width, histogram.largest)
