@@ -143,6 +143,7 @@ def build_recipe(
     packed = verify(artifacts[Kind.BUNDLE].path / BUNDLE_FILE)
     report = make_report(recipe, target=target, artifacts=artifacts, result=result, times=times)
     _tell_loss(report, recipe, progress)
+    _tell_slower(report, progress)
     int8 = [row for row in report.rows if row.lane.endswith("-int8")]
     faults = judge(
         result,
@@ -169,6 +170,19 @@ def _tell_loss(report: BuildReport, recipe: Recipe, progress: Progress) -> None:
         progress.notice(
             f"the float32 student loses {lost} against its teacher: give it more layers or width, or distil it longer"
         )
+
+
+def _tell_slower(report: BuildReport, progress: Progress) -> None:
+    """Say it when int8 costs more CPU time than float32 in the same engine: tiny networks on x86 are such a case."""
+    for kind in ("onnx", "tflite"):
+        int8, whole = report.row(f"{kind}-int8"), report.row(f"{kind}-fp32")
+        if int8 is None or whole is None or int8.cpu_ms_min is None or whole.cpu_ms_min is None:
+            continue
+        if int8.cpu_ms_min > whole.cpu_ms_min:
+            progress.notice(
+                f"{kind}-int8 is slower than float32 on this machine ({int8.cpu_ms_min:.3f} against "
+                f"{whole.cpu_ms_min:.3f} ms): what int8 saves here is size, not time"
+            )
 
 
 def _advice(faults: Sequence[Fault]) -> str:

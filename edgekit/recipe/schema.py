@@ -279,6 +279,8 @@ class QuantizeModel(Section):
     ffn_output: Literal["dynamic", "float", "static"] = Field(default=_UNSET)
     embedding: Literal["int8", "float"] = Field(default=_UNSET)
     techniques: bool = Field(default=_UNSET)
+    min_sqnr_db: float = Field(default=_UNSET, gt=0)
+    all_int8: bool = Field(default=_UNSET)
 
 
 class ExportModel(Section):

@@ -234,6 +234,9 @@ class QuantizeSpec:
             (int8 weights are not used there), ``dynamic``, or ``static``.
         embedding: ``int8`` or ``float`` word embeddings.
         techniques: Try the accuracy techniques and keep those that help; off gives the naive plan, for comparison.
+        min_sqnr_db: The most sensitive layers leave static int8 until the simulated model is this close to float on
+            held-in rows, in dB; None = all stay.
+        all_int8: No layer may leave static int8 for ``min_sqnr_db``, as NPUs need it.
     """
 
     calibration_rows: int = 256
@@ -241,6 +244,8 @@ class QuantizeSpec:
     ffn_output: Literal["dynamic", "float", "static"] = "dynamic"
     embedding: Literal["int8", "float"] = "int8"
     techniques: bool = True
+    min_sqnr_db: float | None = None
+    all_int8: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

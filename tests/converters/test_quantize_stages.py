@@ -1,11 +1,15 @@
 """The stages that quantise: which rows they calibrate on and what they write."""
 
+import re
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tiny_networks
 
 from edgekit.pipeline import Kind
 from edgekit.recipe.spec import QuantizeSpec, Task
+from edgekit_converters.quantize.modes import Mode
 from edgekit_converters.quantize.stage import (
     PlanQuantisation,
     QuantizeOnnx,
@@ -14,7 +18,7 @@ from edgekit_converters.quantize.stage import (
     read_plan,
 )
 from edgekit_models.data.dataset import read_dataset
-from edgekit_runtime.errors import UsageError
+from edgekit_runtime.errors import QualityError, UsageError
 
 TEXT, IMAGE = Task.TEXT_CLASSIFICATION, Task.IMAGE_CLASSIFICATION
 
@@ -68,3 +72,20 @@ def test_stages_write_one_plan_into_both_formats_and_say_what_they_did(tmp_path,
     assert ("1 embedding" in notes[Kind.ONNX_INT8]) is (task is TEXT)
     for kind in (Kind.ONNX_INT8, Kind.TFLITE_INT8):
         assert "equal the plan's" in notes[kind]
+
+
+def test_plan_stage_relaxes_layers_for_a_bound_and_refuses_under_all_int8(tmp_path) -> None:
+    artifacts = given(TEXT, tmp_path)
+    student = tiny_networks.write_teacher(tmp_path / "student", task=TEXT)
+    artifacts[Kind.STUDENT_PRUNED] = tiny_networks.artifact(Kind.STUDENT_PRUNED, student)
+    (tmp_path / "plan").mkdir()
+    naive = QuantizeSpec(calibration_rows=6, ffn_output="static", techniques=False)
+    bound = replace(naive, min_sqnr_db=40.0)
+    note = PlanQuantisation(task=TEXT, how=bound, seed=0).run(artifacts, tmp_path / "plan")
+    relaxed = int(re.search(r"(\d+) layers relaxed", note)[1])
+    artifacts[Kind.QUANT_PLAN] = tiny_networks.artifact(Kind.QUANT_PLAN, tmp_path / "plan")
+    modes = [layer.mode for layer in read_plan(artifacts).layers if layer.name not in ("head_dense", "classifier")]
+    assert sum(mode is not Mode.STATIC for mode in modes) == relaxed > 0
+    with pytest.raises(QualityError) as caught:
+        PlanQuantisation(task=TEXT, how=replace(bound, all_int8=True), seed=0).run(artifacts, tmp_path)
+    assert caught.value.code == "E0303"

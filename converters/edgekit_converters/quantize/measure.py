@@ -151,7 +151,7 @@ def _rounded_weight(graph: fx.GraphModule, owner: fx.Graph, name: str, layer: La
     node = next(node for node in owner.nodes if node.name == name)
     weight = parameter(graph, node.args[0 if layer.kind == "embedding" else 1])
     assert weight is not None, layer_name(node)
-    scale = torch.tensor(layer.weight_scales).reshape([-1] + [1] * (weight.dim() - 1))
+    scale = torch.from_numpy(layer.scales(weight.numpy())).reshape([-1] + [1] * (weight.dim() - 1))
     return torch.from_numpy(layer.codes(weight.numpy())).float() * scale
 
 

@@ -139,7 +139,7 @@ class _Writer:
         codes = layer.codes(weight)
         name = layer.name or str(node.output[0])
         held = self.graph.constant(f"{name}.weight.int8", codes.T if axis == 1 else codes)
-        scales = np.array(layer.weight_scales, np.float32)
+        scales = layer.scales(weight)
         steps = self.graph.constant(f"{name}.weight.scale", scales)
         zeros = self.graph.constant(f"{name}.weight.zero_point", np.zeros(scales.shape, np.int8))
         self.graph.add("DequantizeLinear", [held, steps, zeros], [f"{name}.weight.dq"], axis=axis)
@@ -212,9 +212,7 @@ class _Writer:
         """Look int8 rows up, each with its own scale."""
         ids, out = str(node.input[1]), str(node.output[0])
         held = self.graph.constant(f"{layer.name}.weight.int8", layer.codes(table))
-        steps = self.graph.constant(
-            f"{layer.name}.weight.scale", np.array(layer.weight_scales, np.float32).reshape(-1, 1)
-        )
+        steps = self.graph.constant(f"{layer.name}.weight.scale", layer.scales(table).reshape(-1, 1))
         self.graph.add("Gather", [held, ids], [f"{out}.codes"], axis=0)
         self.graph.add("Gather", [steps, ids], [f"{out}.step"], axis=0)
         self.graph.add("Cast", [f"{out}.codes"], [f"{out}.float"], to=onnx.TensorProto.FLOAT)

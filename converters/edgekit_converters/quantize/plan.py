@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit_converters.quantize.grid import Range, grid_of
+from edgekit_converters.quantize.grid import Range, grid_of, weight_grid
 from edgekit_converters.quantize.modes import Mode
 from edgekit_runtime.errors import ConversionError
 
@@ -60,7 +60,8 @@ class LayerPlan:
         kind: ``linear``, ``conv`` or ``embedding``.
         mode: How it computes.
         why: Reason for the mode, for the reader.
-        weight_scales: Per output channel (per row of an embedding), float32; empty when float.
+        weight_scales: Per output channel, float32. Empty when float, and for an embedding, where each of its many rows
+            has the scale ``absolute maximum / 127``.
         input: Grid of the input; None unless static.
         output: Grid of the output behind a fused ReLU; None unless static. ONNX Runtime's linear kernels give float and
             leave it out; LiteRT's and all convolutions use it.
@@ -74,10 +75,16 @@ class LayerPlan:
     input: Grid | None = None
     output: Grid | None = None
 
+    def scales(self, weight: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Give the scales of a weight whose channels are dimension 0, float32 (channels,)."""
+        if self.kind == "embedding":
+            return weight_grid(weight, axis=0)[1]
+        return np.array(self.weight_scales, np.float32)
+
     def codes(self, weight: NDArray[np.float32]) -> NDArray[np.int8]:
         """Give the int8 codes of a weight whose channels are dimension 0: ``clip(rint(w / scale), -127, 127)``."""
         shape = [-1] + [1] * (weight.ndim - 1)
-        scale = np.array(self.weight_scales, np.float32).reshape(shape)
+        scale = self.scales(weight).reshape(shape)
         codes: NDArray[np.int8] = np.clip(np.rint(weight / scale), -127, 127).astype(np.int8)
         return codes
 

@@ -72,7 +72,7 @@ class Planner:
         """
         if not rows:
             raise UsageError("E0133", "there are no calibration rows", fix="give at least 1; 256 is a good number")
-        judged = rows[:: max(1, len(rows) // self.judged_rows)][: self.judged_rows]
+        judged = self.judged(rows)
         reference = outputs(graph, judged)
         best = self._plan(copy.deepcopy(graph), rows)
         score = sqnr_db(reference, simulate(best.graph, best.plan, judged))
@@ -92,6 +92,10 @@ class Planner:
             if kept:
                 best, score = attempt, after
         return Planned(best.graph, replace(best.plan, techniques=tuple(tried)))
+
+    def judged(self, rows: Sequence[Row]) -> Sequence[Row]:
+        """Give the rows that techniques are judged on, spread over the calibration rows."""
+        return rows[:: max(1, len(rows) // self.judged_rows)][: self.judged_rows]
 
     def _plan(self, graph: Graph, rows: Sequence[Row]) -> Planned:
         seen = measure(graph, rows)
@@ -124,7 +128,7 @@ class Planner:
             kind=kind,  # type: ignore[arg-type]
             mode=mode,
             why=_why(kind, mode),
-            weight_scales=tuple(float(scale) for scale in scales),
+            weight_scales=() if kind == "embedding" else tuple(float(f"{scale:.9g}") for scale in scales),
             input=before,
             output=after,
         )

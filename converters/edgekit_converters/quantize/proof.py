@@ -75,7 +75,7 @@ def prove(plan: QuantPlan, weights: Arrays, biases: Arrays, found: Mapping[str, 
 def _parts(
     layer: LayerPlan, weight: NDArray[np.float32], bias: NDArray[np.float32] | None, held: Stamped
 ) -> list[tuple[str, Any, Any]]:
-    scales = np.array(layer.weight_scales, np.float32)
+    scales = layer.scales(weight)
     parts: list[tuple[str, Any, Any]] = [
         ("weights", layer.codes(weight), held.codes),
         ("weight scales", scales, held.scales),

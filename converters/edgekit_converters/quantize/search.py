@@ -103,6 +103,7 @@ def relax(
     reached = score(plan)
     if reached >= min_sqnr_db:
         return Searched(plan=plan, relaxed=(), sqnr_db=reached)
+    given = plan
     order = [one.layer for one in sensitivity(graph, plan, rows)]
     for _ in () if all_int8 else range(len(_LOOSER)):
         movable = [name for name in order if _can_move(plan.layer(name))]
@@ -110,7 +111,8 @@ def relax(
         if whole >= min_sqnr_db:
             least = _bisect(len(movable), lambda n, p=plan, m=movable: score(_moved(p, m[:n])) >= min_sqnr_db)  # type: ignore[misc]
             final = _moved(plan, movable[:least])
-            return Searched(plan=final, relaxed=tuple(movable[:least]), sqnr_db=score(final))
+            changed = tuple(name for name in order if final.layer(name) != given.layer(name))
+            return Searched(plan=final, relaxed=changed, sqnr_db=score(final))
         plan, reached = _moved(plan, movable), max(reached, whole)
     raise QualityError(
         "E0303",

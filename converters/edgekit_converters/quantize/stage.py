@@ -67,6 +67,7 @@ class PlanQuantisation:
         from edgekit_converters.quantize.graph import save_graph, trace
         from edgekit_converters.quantize.measure import as_rows
         from edgekit_converters.quantize.planner import Planner
+        from edgekit_converters.quantize.search import relax
 
         folder = artifacts[Kind.STUDENT_PRUNED].path
         model = load_own_model(folder / "config.json", folder / "model.safetensors")
@@ -79,13 +80,19 @@ class PlanQuantisation:
             whole_network=self.task is Task.IMAGE_CLASSIFICATION,
             techniques=self.how.techniques,
         )
-        planned = planner.make(graph, as_rows(graph, feeds, trim=longest > 2))
-        (into / PLAN_FILE).write_text(planned.plan.to_json(), encoding="utf-8")
+        rows = as_rows(graph, feeds, trim=longest > 2)
+        planned = planner.make(graph, rows)
+        plan, relaxed = planned.plan, ""
+        if self.how.min_sqnr_db is not None:
+            judged = planner.judged(rows)
+            found = relax(planned.graph, plan, judged, min_sqnr_db=self.how.min_sqnr_db, all_int8=self.how.all_int8)
+            plan, relaxed = found.plan, f"; {len(found.relaxed)} layers relaxed for {found.sqnr_db:.1f} dB"
+        (into / PLAN_FILE).write_text(plan.to_json(), encoding="utf-8")
         save_graph(planned.graph, example, into)
         tried = [f"{row.name} {row.sqnr_after_db - row.sqnr_before_db:+.1f} dB" for row in planned.plan.techniques]
         kept = sum(row.kept for row in planned.plan.techniques)
         named = "; ".join(tried) or "none fits"
-        return f"{len(planned.plan.layers)} layers; {kept} of {len(tried)} techniques kept ({named})"
+        return f"{len(planned.plan.layers)} layers; {kept} of {len(tried)} techniques kept ({named}){relaxed}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
