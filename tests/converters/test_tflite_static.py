@@ -274,3 +274,24 @@ def test_row_of_zeros_has_the_same_scale_in_plan_and_file(text_model, tmp_path) 
     model = copy.deepcopy(text_model)
     model.words.weight.data[0] = 0.0  # the padding token of a real checkpoint
     assert Int8(model, tmp_path, tiny_networks.text_feeds(4)).equal == 13 * 2 + 10 * 3
+
+
+def test_constants_behind_the_flatbuffer_are_read_too(text, tmp_path) -> None:
+    """ai-edge-quantizer writes the buffers of a large model there; a small file is given that form here."""
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    content = text.path.read_bytes()
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+    tail, start = b"", 2 * len(content)  # any place behind the flatbuffer, which shrinks
+    for buffer in model.buffers:
+        if buffer.data is not None and len(buffer.data) > 64:
+            data = bytes(buffer.data)
+            buffer.data, buffer.offset, buffer.size = None, start + len(tail), len(data)
+            tail += data
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    moved = tmp_path / "moved.tflite"
+    moved.write_bytes(bytes(builder.Output()).ljust(start, b"\0") + tail)
+    found = read_tflite(moved, text.plan, text.weights)
+    assert prove(text.plan, text.weights, layer_biases(text.graph), found) == text.equal

@@ -41,7 +41,8 @@ class TfliteGraph:
     def __init__(self, path: Path) -> None:
         from ai_edge_litert import schema_py_generated as schema
 
-        self._model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(path.read_bytes(), 0))
+        self._content = path.read_bytes()
+        self._model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(self._content, 0))
         self._graph = self._model.subgraphs[0]
         self._names = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
 
@@ -56,8 +57,16 @@ class TfliteGraph:
     def constant(self, tensor: int) -> NDArray[np.generic]:
         """Give the values of a constant tensor."""
         held = self._graph.tensors[tensor]
-        data = bytes(self._model.buffers[held.buffer].data)
+        data = self._bytes(tensor)
+        assert data is not None
         return np.frombuffer(data, _DTYPES[held.type]).reshape(list(held.shape))
+
+    def _bytes(self, tensor: int) -> bytes | None:
+        """Give a constant's bytes; ai-edge-quantizer puts those of a large model behind the flatbuffer."""
+        buffer = self._model.buffers[self._graph.tensors[tensor].buffer]
+        if buffer.data is not None:
+            return bytes(buffer.data)
+        return self._content[buffer.offset : buffer.offset + buffer.size] if (buffer.offset or 0) > 1 else None
 
     def grid(self, tensor: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Give scales and zero points; empty for a float tensor."""
@@ -72,7 +81,7 @@ class TfliteGraph:
             code = self._model.operatorCodes[operator.opcodeIndex]
             name = self._names[max(code.builtinCode, code.deprecatedBuiltinCode)]
             inputs = [int(i) for i in operator.inputs]
-            if name not in _LAYERS or self._model.buffers[self._graph.tensors[inputs[1]].buffer].data is None:
+            if name not in _LAYERS or self._bytes(inputs[1]) is None:
                 continue
             bias = inputs[2] if len(inputs) > 2 else -1
             yield TfliteLayer(
