@@ -66,7 +66,9 @@ def test_per_channel_scales_are_absmax_over_the_limit() -> None:
 def test_blocks_of_zeros_stay_zero() -> None:
     weight = weights(columns=64)
     weight[:, :32] = 0
-    assert not blockwise_integer(weight).dequantise()[:, :32].any()
+    coded = blockwise_integer(weight)
+    assert not coded.dequantise()[:, :32].any()
+    assert (coded.scales[:, 0] == 1).all()
     assert not blockwise_integer(np.zeros((2, 5), np.float32), block=None).dequantise().any()
 
 
