@@ -200,7 +200,7 @@ def guard(
     low, high = _checked_range(activations)
     limits = np.full(len(_finite(weight)), _FULL)
     codes, scales = _quantise(weight, limits)
-    open_rows = np.arange(len(weight)) if kind != "depthwise" else np.arange(0)
+    open_rows = np.arange(len(weight))
     while len(open_rows):
         smallest, largest = pair_sums(codes[open_rows], kind=kind, activations=(low, high))
         open_rows = open_rows[(smallest < _INT16[0]) | (largest > _INT16[1])]
