@@ -236,7 +236,7 @@ def test_dynamic_quantisation_gives_the_codes_of_onnxruntime():
     session = onnx_session(onnx_model(nodes, TensorProto.FLOAT, kinds, 2, {}), optimised=True)
     rng = np.random.default_rng(4)
     rows = [
-        rng.normal(size=(7, 300)) * 3,
+        rng.normal(size=(400, 999)) * 3,
         rng.normal(size=(7, 300)) + 9,
         -rng.uniform(1, 2, (7, 300)),
         np.zeros((1, 5)),
