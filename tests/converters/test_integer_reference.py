@@ -236,7 +236,8 @@ def test_dynamic_quantisation_gives_the_codes_of_onnxruntime():
     session = onnx_session(onnx_model(nodes, TensorProto.FLOAT, kinds, 2, {}), optimised=True)
     rng = np.random.default_rng(4)
     rows = [
-        rng.normal(size=(400, 999)) * 3,
+        np.append((rng.integers(-60, 60, (1, 998)) + 0.5) * (201 / 255), [[-100.3, 100.7]], 1),  # near halves of steps
+        rng.normal(size=(7, 300)) * 3,
         rng.normal(size=(7, 300)) + 9,
         -rng.uniform(1, 2, (7, 300)),
         np.zeros((1, 5)),
@@ -273,3 +274,24 @@ def test_a_matrix_product_with_float_output_gives_the_floats_of_onnxruntime(inpu
     x = (codes.astype(np.float32) - np.float32(119)) * np.float32(0.03)
     expected = matmul_to_float(codes, weight, scale=np.float32(0.03), zero_point=119, weight_scales=scales)
     np.testing.assert_array_equal(session.run(None, {"x": x})[0], expected)
+
+
+def halves_layer(channels=4000) -> tuple[IntegerLayer, np.ndarray]:
+    """Give a layer whose every sum lies as near to a half of a step as its integers allow: float32 decides."""
+    rng = np.random.default_rng(6)
+    layer, x = layer_of("linear", relu=False, seed=0)
+    scales = rng.uniform(2e-6, 6e-6, channels).astype(np.float32)
+    layer = replace(
+        layer, weight=np.zeros((channels, 1), np.int8), weight_scales=scales, bias=np.zeros(channels, np.int32)
+    )
+    steps = rng.integers(-100, 100, channels) + 0.5
+    real = layer.input_scale.astype(float) * scales / layer.output_scale
+    return replace(layer, bias=np.rint(steps / real).astype(np.int32)), x[:1, :1]
+
+
+@pytest.mark.parametrize("engine", ["ort", "xnnpack"])
+def test_the_reference_decides_near_halves_as_the_engine_does(engine):
+    layer, x = halves_layer()
+    found = engine_codes(engine, layer, "linear", x)
+    np.testing.assert_array_equal(found, run(x, layer, "float"))
+    assert (found != run(x, layer, "fixed_once")).sum() > 10  # these sums do tell float32 from exact numbers
