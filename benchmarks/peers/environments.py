@@ -49,7 +49,15 @@ _ROWS = (
     # wants numpy 1.
     Environment(
         name="smoothquant",
-        requirements=("neural-compressor==2.6", "numpy==1.26.4", "onnx==1.17.0", "onnxruntime==1.31.1"),
+        requirements=(
+            "neural-compressor==2.6",
+            "six==1.17.0",  # imported by it, declared by nobody; as is ml-dtypes by ONNX Runtime's quantiser
+            "ml-dtypes==0.5.4",
+            "sympy==1.14.0",
+            "numpy==1.26.4",
+            "onnx==1.17.0",
+            "onnxruntime==1.31.1",
+        ),
     ),
     Environment(name="executorch", requirements=("executorch==1.5.1", "torchao==0.18.0", *_TORCH)),
 )

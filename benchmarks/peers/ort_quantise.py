@@ -1,7 +1,7 @@
 """ONNX Runtime's quantiser as its documentation describes it; shared by the peers that call it themselves."""
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +16,20 @@ ATTENTION, FFN_OUT = "attention", "ffn_out"
 Feeds = dict[str, NDArray[np.int64]]
 
 
-def feeds(rows: Rows) -> Iterator[Feeds]:
-    for ids, mask in rows.each():
-        yield {"input_ids": ids, "attention_mask": mask}
-
-
-def reader(rows: Rows, *, token_types: bool = False) -> Any:  # noqa: ANN401 - a class of ONNX Runtime
-    """Give calibration rows one by one, as the tool asks for them."""
+def reader(rows: Rows) -> Any:  # noqa: ANN401 - a class of ONNX Runtime
+    """Give calibration rows one by one, as the tool asks for them; it copies the reader, so no iterator is kept."""
     from onnxruntime.quantization import CalibrationDataReader
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self.rewind()
-
-        def rewind(self) -> None:
-            self.left = feeds(rows)
+            self.next = 0
 
         def get_next(self) -> Feeds | None:
-            found = next(self.left, None)
-            if found is not None and token_types:
-                found["token_type_ids"] = np.zeros_like(found["input_ids"])
-            return found
+            place, self.next = self.next, self.next + 1
+            if place >= len(rows.input_ids):
+                return None
+            row = slice(place, place + 1)
+            return {"input_ids": rows.input_ids[row], "attention_mask": rows.attention_mask[row]}
 
     return Reader()
 

@@ -29,7 +29,14 @@ def samples(work: Path, sequence: int) -> Iterator[dict[str, NDArray[np.int32]]]
         yield {"args_0": ids.astype(np.int32), "args_1": mask.astype(np.int32)}
 
 
-def from_recipe(work: Path, sequence: int, out: Path, *, recipe: Callable[[], Any], minmax: bool = False) -> None:
+def from_recipe(
+    work: Path,
+    sequence: int,
+    out: Path,
+    *,
+    recipe: Callable[[], Any],
+    ranges: Literal["default", "minmax", "watched"] = "default",
+) -> None:
     """Quantise with a recipe.
 
     Args:
@@ -37,21 +44,23 @@ def from_recipe(work: Path, sequence: int, out: Path, *, recipe: Callable[[], An
         sequence: Tokens per row.
         out: File to write.
         recipe: Gives it.
-        minmax: Take the smallest and largest value of all calibration rows as the range. The default is a moving
-            average over the rows, which forgets the early ones.
+        ranges: ``minmax`` takes the smallest and largest value of all calibration rows; the default is a moving average
+            over the rows, which forgets the early ones. ``watched`` calls the calibrator by hand: for OSCAR,
+            ``calibrate()`` gives nothing without a word, and OSCAR then goes without activation statistics.
     """
     from ai_edge_quantizer import calibrator, quantizer
     from ai_edge_quantizer.utils import qsv_utils
 
     source = str(work / f"s{sequence}" / "fp32.tflite")
     tool = quantizer.Quantizer(source, recipe())
-    statistics = None
-    if tool.need_calibration and minmax:
-        watcher = calibrator.Calibrator(source, num_threads=1, qsv_update_func=qsv_utils.min_max_update)
-        watcher.calibrate({"serving_default": list(samples(work, sequence))}, tool._recipe_manager)  # noqa: SLF001
+    rows = {"serving_default": list(samples(work, sequence))}
+    if ranges == "default":
+        statistics = tool.calibrate(rows, num_threads=1) if tool.need_calibration else None
+    else:
+        update = {"qsv_update_func": qsv_utils.min_max_update} if ranges == "minmax" else {}
+        watcher = calibrator.Calibrator(source, num_threads=1, **update)
+        watcher.calibrate(rows, tool._recipe_manager)  # noqa: SLF001
         statistics = watcher.get_model_qsvs()
-    elif tool.need_calibration:
-        statistics = tool.calibrate({"serving_default": list(samples(work, sequence))}, num_threads=1)
     tool.quantize(statistics).export_model(str(out), overwrite=True)
 
 
@@ -107,17 +116,17 @@ ROWS: Mapping[Variant, Quantise] = {
         from_recipe, recipe=partial(shipped, "static_wi8_ai8")
     ),
     _row("static-minmax", "static", "static_wi8_ai8 with ranges by qsv_utils.min_max_update", tuned=True): partial(
-        from_recipe, recipe=partial(shipped, "static_wi8_ai8"), minmax=True
+        from_recipe, recipe=partial(shipped, "static_wi8_ai8"), ranges="minmax"
     ),
     _row(
         "static-fc", "static", "selective: FULLY_CONNECTED static, embedding weight-only, min_max", tuned=True
-    ): partial(from_recipe, recipe=linear_static, minmax=True),
+    ): partial(from_recipe, recipe=linear_static, ranges="minmax"),
     _row(
         "static-fc-ffn-out-dynamic",
         "mixed",
         "selective by scope: as static-fc, the FULLY_CONNECTED of BertOutput dynamic",
         tuned=True,
-    ): partial(from_recipe, recipe=partial(linear_static, "dynamic"), minmax=True),
+    ): partial(from_recipe, recipe=partial(linear_static, "dynamic"), ranges="minmax"),
     _row("dynamic-default", "dynamic", "recipe.dynamic_wi8_afp32()"): _dynamic("MIN_MAX_UNIFORM_QUANT"),
     _row("dynamic-mse", "dynamic", "dynamic_wi8_afp32(MSE)", tuned=True): _dynamic("MSE"),
     _row("dynamic-octav", "dynamic", "dynamic_wi8_afp32(OCTAV)", tuned=True): _dynamic("OCTAV"),
@@ -126,7 +135,7 @@ ROWS: Mapping[Variant, Quantise] = {
     ),
     # OSCAR is the tool's relative of SmoothQuant: per-channel scales before FULLY_CONNECTED and optimal clipping.
     _row("dynamic-oscar", "dynamic", "dynamic, OSCAR for FULLY_CONNECTED, calibrated", tuned=True): partial(
-        from_recipe, recipe=partial(linear_dynamic, "OSCAR")
+        from_recipe, recipe=partial(linear_dynamic, "OSCAR"), ranges="watched"
     ),
     _row("dynamic-hadamard", "dynamic", "recipes/dynamic_wi8_afp32_hadamard_recipe.json", tuned=True): partial(
         from_recipe, recipe=hadamard
