@@ -86,8 +86,8 @@ def prove(
         kind: ``depthwise`` only if there are as many groups as input and as output channels.
         bias: int32 (out,), or None.
         activations: Smallest and largest *unsigned* code of the input. Inputs outside of the calibrated range clip to 0
-            and 255, so anything narrower holds only for inputs that were seen. int8 activations run through the same
-            kernel with 128 added.
+            and 255, so anything narrower holds only for inputs that were seen. A default x86 session makes uint8 of
+            int8 Q/DQ pairs, with 128 added.
         bound: ``pairs`` trusts the packing of ONNX Runtime's kernels; ``any_pairs`` does not.
 
     Raises:
