@@ -8,6 +8,7 @@ all linear layers on grids measured at each run. CPU time is measured with the l
 
 import argparse
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -167,7 +168,9 @@ def main() -> None:
             if not one.name.endswith("-fp32")
         ]
     (given.work / "edgekit.json").write_text(json.dumps(extra, indent=1) + "\n", encoding="utf-8")
-    write_result("minilm", found, command="PYTHONPATH=benchmarks python benchmarks/bench_minilm.py")
+    write_result(
+        "minilm", found, command=" ".join(["PYTHONPATH=benchmarks python benchmarks/bench_minilm.py", *sys.argv[1:]])
+    )
 
 
 if __name__ == "__main__":
