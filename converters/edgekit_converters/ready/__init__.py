@@ -1,0 +1,1 @@
+"""Ready models: ONNX, exported PyTorch programs, Keras and TFLite files that are quantised without training."""
