@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from edgekit_converters.ready.model import ReadyModel, ReadyTflite
+from edgekit_converters.ready.model import ReadyModel, ReadyOnnx, ReadyTflite
 from edgekit_runtime.errors import ConversionError, MissingError
 
 __all__ = ["load_ready"]
@@ -11,13 +11,13 @@ __all__ = ["load_ready"]
 
 def load_ready(
     path: Path, *, work: Path, shape: Mapping[str, tuple[int, ...]] | None = None
-) -> ReadyModel | ReadyTflite:
+) -> ReadyModel | ReadyOnnx | ReadyTflite:
     """Import a model; the source is never written to.
 
     Args:
         path: ``.onnx``, ``.pt2``, ``.keras``, ``.tflite``, or a SavedModel folder.
         work: Scratch folder that exists; copies and conversions lie there and must outlive a ``ReadyTflite``.
-        shape: Fixes dynamic dimensions, by input name. Batch and other open dimensions become 1 without it.
+        shape: Fixes open dimensions, by input name; without it the batch becomes 1 and any other is asked for.
 
     Raises:
         MissingError: There is no such file (E0660), or a package for its format is missing (E0661 to E0663).
