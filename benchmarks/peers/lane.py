@@ -1,14 +1,10 @@
-"""Runs one model file in its engine, one thread: its embeddings, or the CPU time of an inference.
+"""Runs one model file in its engine, one thread, and writes its embeddings.
 
-``PYTHONPATH=benchmarks python -m peers.lane embed|time --engine E --model FILE --rows eval.npz``. An .onnx or .tflite
+``PYTHONPATH=benchmarks python -m peers.lane --engine E --model FILE --rows eval.npz --out FILE``. An .onnx or .tflite
 file runs in edgekit's environment whoever made it, so that all files meet the same engine; a .pte file in its own.
 """
 
 import argparse
-import json
-import statistics
-import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -17,10 +13,9 @@ from numpy.typing import NDArray
 
 from peers.work import Rows, finish
 
-__all__ = ["ENGINES", "cpu_times", "embed", "open_litert", "open_onnxruntime"]
+__all__ = ["ENGINES", "Call", "embed", "open_litert", "open_onnxruntime"]
 
 Call = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.floating]]
-_WARM_UP, _RUNS = 10, 60
 
 
 def open_onnxruntime(path: Path) -> Call:
@@ -69,7 +64,7 @@ def open_litert(path: Path) -> Call:
 
 
 def open_executorch(path: Path) -> Call:
-    """Open a .pte file; its delegate keeps a thread pool of its own, so the process is bound to one core."""
+    """Open a .pte file, with one thread."""
     from peers.peer_executorch import open_program
 
     return open_program(path)
@@ -87,36 +82,15 @@ def embed(call: Call, rows: Rows) -> NDArray[np.float32]:
     return np.concatenate([finish(call(ids, mask), mask) for ids, mask in rows.each()])
 
 
-def cpu_times(call: Call, rows: Rows, *, runs: int = _RUNS) -> list[float]:
-    """Give the CPU time of single inferences in ms, of all threads of this process, after a warm-up."""
-    feeds = list(rows.each())
-    for ids, mask in feeds[:_WARM_UP]:
-        call(ids, mask)
-    took = []
-    for turn in range(runs):
-        ids, mask = feeds[turn % len(feeds)]
-        start = time.process_time_ns()
-        call(ids, mask)
-        took.append((time.process_time_ns() - start) / 1e6)
-    return took
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("mode", choices=["embed", "time"])
     parser.add_argument("--engine", choices=list(ENGINES), required=True)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--rows", type=Path, required=True)
-    parser.add_argument("--out", type=Path, help="where embed writes")
+    parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    rows = Rows.load(arguments.rows)
     call = ENGINES[arguments.engine](arguments.model)
-    if arguments.mode == "embed":
-        np.save(arguments.out, embed(call, rows))
-        return
-    took = cpu_times(call, rows)
-    result = {"cpu_ms_min": min(took), "cpu_ms_median": statistics.median(took), "runs": len(took)}
-    sys.stdout.write("\n" + json.dumps(result) + "\n")  # the last line, whatever an engine prints before
+    np.save(arguments.out, embed(call, Rows.load(arguments.rows)))
 
 
 if __name__ == "__main__":

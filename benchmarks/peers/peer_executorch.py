@@ -92,6 +92,9 @@ def torchao_dynamic(work: Path, sequence: int, out: Path) -> None:
     per_axis = importlib.import_module("torchao.quantization.granularity").PerAxis(0)
     importlib.import_module("executorch.kernels.quantized")
     model = Encoder(work / "model").eval()
+    # ExecuTorch's patterns of a quantised embedding hold no padding index, which inference does not need; with one, the
+    # embedding is not fused and the program is refused ("Missing out variants").
+    model.bert.embeddings.word_embeddings.padding_idx = None
     quantization.quantize_(
         model,
         quantization.IntxWeightOnlyConfig(weight_dtype=torch.int8, granularity=per_axis),

@@ -107,12 +107,12 @@ def quantise(settings: Settings, work: Path, sequence: int, out: Path) -> None:
             save_dir=Path(name) / "int8",
             quantization_config=config,
             calibration_tensors_range=ranges,
-            preprocessor=_preprocessor(source) if settings.preprocess else None,
+            preprocessor=_preprocessor() if settings.preprocess else None,
         )
         out.write_bytes(only_onnx(Path(name) / "int8").read_bytes())
 
 
-def _preprocessor(source: Path) -> Any:  # noqa: ANN401 - a class of optimum
+def _preprocessor() -> Any:  # noqa: ANN401 - a class of optimum
     from optimum.onnxruntime.preprocessors import QuantizationPreprocessor
     from optimum.onnxruntime.preprocessors.passes import (
         ExcludeGeLUNodes,
@@ -121,7 +121,7 @@ def _preprocessor(source: Path) -> Any:  # noqa: ANN401 - a class of optimum
         ExcludeNodeFollowedBy,
     )
 
-    found = QuantizationPreprocessor(only_onnx(source))
+    found = QuantizationPreprocessor()
     found.register_pass(ExcludeLayerNormNodes())
     found.register_pass(ExcludeGeLUNodes())
     found.register_pass(ExcludeNodeAfter("Add", "Add"))

@@ -1,15 +1,13 @@
 """The one command for the peers: ``PYTHONPATH=benchmarks python -m peers.run_peers [--time]``.
 
-Prepares, makes environments, quantises, embeds the eval rows and writes ``benchmarks/results/peers_minilm.json``. All
-of it is resumable: what the work folder holds is kept. ``--time`` measures every lane anew: five rounds over all
-lanes, one fresh process per lane and round, one thread, CPU time. ``--extra`` adds lanes of one's own to the same
-rounds: a JSON list of objects with ``name``, ``engine`` (onnxruntime or litert), ``model`` (path) and ``sequence``.
+Prepares, makes environments, quantises, embeds the eval rows and writes ``benchmarks/results/peers.json``. All of it
+is resumable: what the work folder holds is kept. ``--time`` measures every lane anew: five rounds over all lanes of a
+length, a block of inferences each, one thread, CPU time. ``--extra`` adds lanes of one's own to the same rounds: a JSON
+list of objects with ``name``, ``engine`` (onnxruntime or litert), ``model`` (path) and ``sequence``.
 """
 
 import argparse
-import json
 import os
-import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,6 +22,7 @@ from peers.environments import ENVIRONMENTS, make_environments, python_of
 from peers.lanes import Lane, extra_lanes, peer_lanes
 from peers.metrics import closeness
 from peers.prepare import prepare
+from peers.timing import CpuTime, Stopwatch, time_lanes
 from peers.work import DEFAULT_WORK, SEQUENCES, Quantise, Variant
 
 __all__ = ["main"]
@@ -59,10 +58,14 @@ def quantise(work: Path, sequences: Sequence[int]) -> None:
                 print(f"{module} ended with {done.returncode}; its missing variants are reported as such", flush=True)
 
 
-def lane_command(work: Path, lane: Lane, mode: str) -> list[str]:
-    python = str(python_of(work, "executorch" if lane.engine == "executorch" else ""))
-    rows = str(work / f"s{lane.sequence}" / "eval.npz")
-    return [python, "-m", "peers.lane", mode, "--engine", lane.engine, "--model", str(lane.model), "--rows", rows]
+def module_of(work: Path, name: str, engine: str) -> list[str]:
+    """Give the start of a command that runs a module of ours in the environment that holds the engine."""
+    python = str(python_of(work, "executorch" if engine == "executorch" else ""))
+    return [python, "-m", f"peers.{name}", "--engine", engine]
+
+
+def rows_of(work: Path, lane: Lane) -> Path:
+    return work / f"s{lane.sequence}" / "eval.npz"
 
 
 def embed(work: Path, lanes: Sequence[Lane]) -> dict[Lane, str]:
@@ -73,7 +76,8 @@ def embed(work: Path, lanes: Sequence[Lane]) -> dict[Lane, str]:
         if out.is_file() and out.stat().st_mtime >= lane.model.stat().st_mtime:
             continue
         out.unlink(missing_ok=True)
-        command = [*lane_command(work, lane, "embed"), "--out", str(out)]
+        files = ["--model", str(lane.model), "--rows", str(rows_of(work, lane)), "--out", str(out)]
+        command = [*module_of(work, "lane", lane.engine), *files]
         done = subprocess.run(command, env=surroundings(), check=False, capture_output=True, text=True)
         if done.returncode:
             errors[lane] = (done.stderr.strip().splitlines() or [f"ended with {done.returncode}"])[-1][:600]
@@ -81,21 +85,18 @@ def embed(work: Path, lanes: Sequence[Lane]) -> dict[Lane, str]:
     return errors
 
 
-def time_lanes(work: Path, lanes: Sequence[Lane], rounds: int) -> dict[Lane, dict[str, float]]:
-    """Measure all lanes in turn, ``rounds`` times; CPU ms of one inference."""
-    minima: dict[Lane, list[float]] = {lane: [] for lane in lanes}
-    for turn in range(rounds):
-        for lane in lanes:
-            command = lane_command(work, lane, "time")
-            done = subprocess.run(command, env=surroundings(), check=False, capture_output=True, text=True)
-            if done.returncode == 0:
-                minima[lane].append(json.loads(done.stdout.strip().splitlines()[-1])["cpu_ms_min"])
-        print(f"round {turn + 1} of {rounds} is done", flush=True)
-    return {
-        lane: {"cpu_ms_min": round(min(took), 3), "cpu_ms_median_of_minima": round(statistics.median(took), 3)}
-        for lane, took in minima.items()
-        if took
-    }
+def times_of(work: Path, lanes: Sequence[Lane], rounds: int) -> dict[Lane, CpuTime]:
+    """Measure the lanes of one length after those of another."""
+
+    def start(engine: str, mine: Sequence[Lane]) -> Stopwatch:
+        files = [(lane.model, rows_of(work, lane)) for lane in mine]
+        return Stopwatch(module_of(work, "stopwatch", engine), files, environment=surroundings())
+
+    took: dict[Lane, CpuTime] = {}
+    for sequence in dict.fromkeys(lane.sequence for lane in lanes):
+        took |= time_lanes([lane for lane in lanes if lane.sequence == sequence], rounds, start=start)
+        print(f"timed s{sequence}", flush=True)
+    return took
 
 
 def row(work: Path, lane: Lane, *, error: str) -> dict[str, object]:
@@ -119,15 +120,15 @@ def versions(work: Path) -> dict[str, str]:
 
 def figures(work: Path, lanes: Sequence[Lane], errors: Mapping[Lane, str], rounds: int) -> dict[str, object]:
     alive = [lane for lane in lanes if not (lane.error or errors.get(lane))]
-    times = time_lanes(work, alive, rounds) if rounds else {}
-    floats = {(lane.engine, lane.sequence): times[lane]["cpu_ms_min"] for lane in times if lane.is_yardstick}
+    times = times_of(work, alive, rounds) if rounds else {}
+    floats = {(lane.engine, lane.sequence): times[lane].cpu_ms_min for lane in times if lane.is_yardstick}
     rows: dict[str, object] = {}
     for lane in lanes:
         found = row(work, lane, error=lane.error or errors.get(lane, ""))
         if lane in times:
-            found |= times[lane]
+            found |= asdict(times[lane])
             base = floats.get((lane.engine, lane.sequence))
-            found["times_faster_than_float"] = round(base / times[lane]["cpu_ms_min"], 2) if base else None
+            found["times_faster_than_float"] = round(base / times[lane].cpu_ms_min, 2) if base else None
         rows[f"s{lane.sequence} {lane.title}"] = found
     return {"rounds": rounds, "peer_versions": versions(work), "lanes": rows}
 
@@ -161,8 +162,8 @@ def main() -> None:
         lanes += extra_lanes(arguments.extra)
     errors = embed(work, [lane for lane in lanes if not lane.error])
     found = figures(work, lanes, errors, arguments.rounds if arguments.time else 0)
-    command = "PYTHONPATH=benchmarks python -m peers.run_peers" + (" --time" if arguments.time else "")
-    write_result("peers_minilm", found, command=command)
+    command = " ".join(["PYTHONPATH=benchmarks python -m peers.run_peers", *sys.argv[1:]])
+    write_result("peers", found, command=command)
     show(found["lanes"])  # type: ignore[arg-type]
 
 

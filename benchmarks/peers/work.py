@@ -9,7 +9,9 @@ environment imports it.
     venvs/<peer>                  the peer's environment
 """
 
+import contextlib
 import json
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -139,12 +141,14 @@ def make_models(
     for variant, quantise in rows.items():
         if (names and variant.name not in names) or (not again and read_record(work, sequence, variant)):
             continue
-        path = model_path(work, sequence, variant)
+        path = model_path(work.resolve(), sequence, variant)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
         wall, cpu, error = time.perf_counter(), time.process_time(), ""
         try:
-            quantise(work, sequence, path)
+            # Some peers leave files in the current directory (augmented_model.onnx, nc_workspace): they end here.
+            with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):
+                quantise(work.resolve(), sequence, path)
         except Exception as failure:  # noqa: BLE001 - whatever a peer raises is its result
             traceback.print_exc()
             error = f"{type(failure).__name__}: {str(failure).strip()[:600]}"

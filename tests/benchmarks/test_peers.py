@@ -12,12 +12,14 @@ from onnx import TensorProto, helper
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 from peers.environments import ENVIRONMENTS, make_environment
-from peers.lane import cpu_times, embed, open_onnxruntime
-from peers.lanes import extra_lanes, peer_lanes
+from peers.lane import embed, open_onnxruntime
+from peers.lanes import Lane, extra_lanes, peer_lanes
 from peers.metrics import closeness, nearest_agreement
 from peers.ort_quantise import ATTENTION, FFN_OUT, matmuls
 from peers.prepare import joined, read_sentences, split_texts
-from peers.run_peers import PEERS
+from peers.run_peers import PEERS, surroundings
+from peers.stopwatch import RUNS, cpu_times
+from peers.timing import Stopwatch, time_lanes
 from peers.work import HIDDEN, Rows, Variant, finish, make_models, model_path, read_record
 
 VARIANTS = [variant for _, _, _, rows in PEERS for variant in rows]
@@ -196,7 +198,71 @@ def test_a_lane_feeds_inputs_by_name_and_pools_outside_the_model(lookup: Path) -
     call = open_onnxruntime(lookup)
     found = embed(call, rows)
     assert found[:, :2].tolist() == [pytest.approx([0.6, 0.8]), pytest.approx([0.0, 1.0])]
-    assert len(cpu_times(call, rows, runs=50)) == 50
+
+
+def test_a_block_measures_after_its_warm_up_and_walks_on_through_the_rows() -> None:
+    rows = Rows(input_ids=np.array([[0], [1], [2]]), attention_mask=np.ones((3, 1), np.int64))
+    seen = []
+    took = cpu_times(lambda ids, mask: seen.append(int(ids[0, 0])), rows, runs=3, warm_up=2, start=1)
+    assert (seen, len(took)) == ([1, 2, 0, 1, 2], 3)
+
+
+def test_lanes_take_turns_and_a_lane_that_does_not_open_has_no_time() -> None:
+    class Scripted:
+        """Answers block n of lane p with the CPU time 10 p + n."""
+
+        def __init__(self, failed: dict[int, str]) -> None:
+            self.failed, self.asked = failed, []
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            log.append("closed")
+
+        def block(self, place: int) -> list[float]:
+            log.append(f"{self.asked.count(place)}:{place}")
+            self.asked.append(place)
+            return [10.0 * place + self.asked.count(place), 99.0]
+
+    log: list[str] = []
+    lanes = [Lane(title=name, engine="e", sequence=64, model=Path(name)) for name in "abc"]
+    found = time_lanes(lanes, 3, start=lambda engine, mine: Scripted({1: "broken"}))
+    assert log == ["0:0", "0:2", "1:0", "1:2", "2:0", "2:2", "closed"]
+    assert [lane.title for lane in found] == ["a", "c"]
+    assert found[lanes[0]].cpu_ms_min == 1.0
+    assert found[lanes[2]].cpu_ms_median == 61.0  # of 21, 22, 23, 99, 99, 99
+    assert found[lanes[2]].runs == 6
+
+
+def test_a_process_holds_several_models_open_and_says_which_it_could_not_open(lookup: Path, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.npz"
+    Rows(input_ids=np.array([[1, 2, 3]]), attention_mask=np.array([[1, 1, 0]])).save(rows)
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"no model")
+    command = [sys.executable, "-m", "peers.stopwatch", "--engine", "onnxruntime"]
+    files = [(lookup, rows), (broken, rows), (lookup, rows)]
+    with Stopwatch(command, files, environment=surroundings()) as watch:
+        assert list(watch.failed) == [1]
+        blocks = [watch.block(place) for place in (2, 0, 2)]
+    assert [len(block) for block in blocks] == [RUNS] * 3
+    with (
+        pytest.raises(RuntimeError, match="ended with 0"),
+        Stopwatch([sys.executable, "-c", ""], files, environment=surroundings()),
+    ):
+        pass
+
+
+def test_what_a_peer_leaves_in_the_current_directory_is_gone(tmp_path: Path) -> None:
+    def litters(work, sequence, out):
+        Path("augmented_model.onnx").write_bytes(b"x")
+        out.write_bytes(b"y")
+
+    before = set(Path.cwd().iterdir())
+    row = variant("litters")
+    make_models({row: litters}, work=tmp_path, sequence=64, names=(), again=False)
+    assert set(Path.cwd().iterdir()) == before
+    assert read_record(tmp_path, 64, row).error == ""
 
 
 def test_groups_of_matmuls_are_told_by_their_weights(tmp_path: Path) -> None:
