@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,6 +14,8 @@ from edgekit_converters.quiet import converting
 __all__ = [
     "Graph",
     "add_tensor",
+    "kernel_kind",
+    "kernel_kinds",
     "layer_biases",
     "layer_name",
     "layer_weights",
@@ -103,6 +105,24 @@ def _weight_node(node: fx.Node) -> fx.Node:
 def layer_name(node: fx.Node) -> str:
     """Give the PyTorch module path of a layer's node, e.g. ``layers.0.ffn_in``."""
     return str(_weight_node(node).target).rpartition(".")[0].removeprefix(_WRAPPER)
+
+
+def kernel_kind(node: fx.Node, weight: Tensor) -> Literal["linear", "conv", "depthwise"]:
+    """Tell which kernel sums a layer: ``depthwise`` has as many groups as input and as output channels."""
+    if node.target is not _CONV:
+        return "linear"
+    groups = node.args[6] if len(node.args) > 6 else 1
+    return "depthwise" if groups == len(weight) > 1 and weight.shape[1] == 1 else "conv"
+
+
+def kernel_kinds(graph: Graph) -> dict[str, Literal["linear", "conv", "depthwise"]]:
+    """Give the kernel of each linear and convolution layer by name."""
+    found = {}
+    for name, kind, node in layers(graph):
+        weight = parameter(graph, node.args[1])
+        if kind != "embedding" and weight is not None:
+            found[name] = kernel_kind(node, weight)
+    return found
 
 
 def parameter(graph: Graph, argument: Any) -> Tensor | None:  # noqa: ANN401 - an fx argument

@@ -12,21 +12,25 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit_converters.quantize.grid import weight_grid
 from edgekit_runtime.errors import ConversionError, UsageError
 
 __all__ = [
     "SEVEN_BIT",
     "Bound",
     "LayerKind",
+    "SevenBit",
     "SaturationProof",
     "accumulator_bound",
     "guard",
+    "guarded_scales",
     "pair_sums",
     "prove",
     "seven_bit",
 ]
 
 LayerKind = Literal["linear", "conv", "depthwise"]
+SevenBit = bool | Literal["pairs"]
 Bound = Literal["pairs", "any_pairs", "no_pairs"]
 Codes = tuple[int, int]
 
@@ -207,6 +211,27 @@ def guard(
         limits[open_rows] -= 1  # ends at SEVEN_BIT, where nothing is over
         codes[open_rows], scales[open_rows] = _quantise(weight[open_rows], limits[open_rows])
     return codes, scales
+
+
+def guarded_scales(weight: NDArray[np.float32], *, kind: LayerKind, how: SevenBit) -> NDArray[np.float32]:
+    """Give the weight scales of a layer, wide enough that its codes are those of ``seven_bit`` or of ``guard``.
+
+    The scale alone decides: ``rint(weight / scale)`` then ends at the narrower limit, in every format.
+
+    Args:
+        weight: Float32 (out, ...).
+        kind: Of the layer.
+        how: False: full range. True: ``seven_bit``. ``pairs``: ``guard``.
+
+    Returns:
+        float32 (out,).
+
+    Raises:
+        ConversionError: A weight is NaN or infinite (E0732 or E0752).
+    """
+    if how is False:
+        return weight_grid(weight, axis=0)[1]
+    return guard(weight, kind=kind)[1] if how == "pairs" else seven_bit(weight)[1]
 
 
 def _quantise(weight: NDArray[np.float32], limits: NDArray[np.int_]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
