@@ -13,7 +13,14 @@ from torch import Tensor
 from edgekit_models.text_classifier import LayerConfig, TextClassifier, TextConfig
 from edgekit_runtime.errors import ConversionError, UsageError
 
-__all__ = ["FAMILIES", "Family", "read_transformers_folder", "text_classifier_from"]
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "head_classes",
+    "read_tensors",
+    "read_transformers_folder",
+    "text_classifier_from",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,10 +128,18 @@ def read_transformers_folder(folder: Path, *, classes: int, max_length: int) -> 
         UsageError: ``max_length`` is more than the checkpoint knows.
     """
     raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return text_classifier_from(raw, _read_tensors(folder), name=folder.name, classes=classes, max_length=max_length)
+    return text_classifier_from(raw, read_tensors(folder), name=folder.name, classes=classes, max_length=max_length)
 
 
-def _read_tensors(folder: Path) -> dict[str, Tensor]:
+def head_classes(raw: Mapping[str, Any], tensors: Mapping[str, Tensor], *, name: str) -> int:
+    """Give the number of logits of the classification head that a checkpoint holds; 0 without one."""
+    dense, output = _family(raw, name).head
+    has_head = {f"{dense}.weight", f"{output}.weight"} <= tensors.keys()
+    return int(tensors[f"{output}.weight"].shape[0]) if has_head else 0
+
+
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """Read ``model.safetensors``, or the shards that its index names."""
     whole = folder / "model.safetensors"
     shards = [whole.name]
     if not whole.is_file():

@@ -28,7 +28,7 @@ FORMAT: Final = "edgekit-bundle"
 SCHEMA: Final = 1
 MAX_MANIFEST_BYTES: Final = 1 << 20
 
-TaskName = Literal["text-classification", "image-classification"]
+TaskName = Literal["text-classification", "image-classification", "text-embedding", "tensors"]
 Runtime = Literal["onnxruntime", "litert"]
 Precision = Literal["int8", "float32"]
 DType = Literal["float32", "int32", "int8", "uint8"]

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from edgekit_runtime.bundle import Bundle, verify
 from edgekit_runtime.engines.registry import EngineRow, choose_engine, get_engine, open_engine
 from edgekit_runtime.errors import BundleError, MissingError, UsageError
-from edgekit_runtime.manifest import Manifest, ModelEntry, TaskName
 from edgekit_runtime.preprocess.image import ImagePreprocess
 from edgekit_runtime.preprocess.text import TextPreprocess
 from edgekit_runtime.tasks.classification import Prediction, classify
+from edgekit_runtime.tasks.contract import CLASSIFIERS, check_contract
+from edgekit_runtime.tasks.embedding import vector_of
 
 if TYPE_CHECKING:
     from edgekit_runtime.selftest import SelfTest
@@ -53,7 +54,7 @@ class Model:
 
     Attributes:
         bundle: Where it came from.
-        labels: Name of each class.
+        labels: Name of each class; empty unless the bundle classifies.
         engine_name: Engine that runs it.
         threads: Of the engine.
     """
@@ -72,9 +73,9 @@ class Model:
         self.bundle: Final = bundle
         self.engine_name: Final = row.name
         self.threads: Final = threads
-        self.labels: Final = _labels(bundle)
-        self._preprocess: Final = open_preprocess(bundle)
-        _check_contract(manifest, entry, self._preprocess, len(self.labels))
+        self.labels: Final = _labels(bundle) if manifest.task in CLASSIFIERS else ()
+        self._preprocess: Final = None if manifest.task == "tensors" else open_preprocess(bundle)
+        check_contract(manifest, entry, self._preprocess, len(self.labels))
         self._engine: Final = open_engine(row.name, bundle.read(entry.member), entry.inputs, entry.outputs, threads)
         if row.proves_itself:
             self._prove(row)
@@ -96,13 +97,29 @@ class Model:
         """Answer one input: a text, an image array, or the path of an image file.
 
         Raises:
-            UsageError: The input does not fit the model (E09xx).
+            UsageError: The input does not fit the model (E09xx), or the bundle does not classify (E0150).
             MissingError: A path that is not there, or Pillow is needed and not installed.
             BundleError: The model failed or answered NaN.
         """
-        # The cast is for the checker alone: each preprocessing refuses what it cannot take.
-        tensors = cast("Callable[[Input], Tensors]", self._preprocess)(x)
-        return classify(self._engine.run(tensors)["logits"], self.labels)
+        if not self.labels:
+            raise self._other_task("gives no label")
+        return classify(self._engine.run(self.preprocess(x))["logits"], self.labels)
+
+    def embed(self, text: str) -> NDArray[np.float32]:
+        """Give the vector of a text, float32 (D,), from a bundle of the task ``text-embedding``.
+
+        Raises:
+            UsageError: ``text`` is no text (E0909), or the bundle has another task (E0150).
+            BundleError: The model failed or answered NaN.
+        """
+        if self.bundle.manifest.task != "text-embedding":
+            raise self._other_task("gives no vector")
+        return vector_of(self._engine.run(self.preprocess(text))["vector"])
+
+    def _other_task(self, what: str) -> UsageError:
+        task = self.bundle.manifest.task
+        call = {"text-embedding": "model.embed(text)", "tensors": "model.run(name=array, ...)"}.get(task, "model(x)")
+        return UsageError("E0150", f"a bundle of the task {task} {what}", fix=f"call {call}")
 
     def predict_batch(self, xs: Iterable[Input]) -> list[Prediction]:
         """Answer several inputs, one after the other: the models take one row at a time."""
@@ -111,7 +128,14 @@ class Model:
         return [self(x) for x in xs]
 
     def preprocess(self, x: Input) -> Tensors:
-        """Give the tensors that ``run`` takes."""
+        """Give the tensors that ``run`` takes.
+
+        Raises:
+            UsageError: The input does not fit, or the bundle takes tensors as they are (E0150).
+        """
+        if self._preprocess is None:
+            raise self._other_task("has no preprocessing")
+        # The cast is for the checker alone: each preprocessing refuses what it cannot take.
         return cast("Callable[[Input], Tensors]", self._preprocess)(x)
 
     def run(self, **tensors: NDArray[np.generic]) -> Tensors:
@@ -201,32 +225,3 @@ def _labels(bundle: Bundle) -> tuple[str, ...]:
     if not isinstance(labels, list) or len(labels) < 2 or not all(isinstance(label, str) for label in labels):
         raise BundleError("E0516", "labels.json must be a list of two or more texts")
     return tuple(labels)
-
-
-_PREPROCESS: Final[Mapping[TaskName, type[TextPreprocess | ImagePreprocess]]] = {
-    "text-classification": TextPreprocess,
-    "image-classification": ImagePreprocess,
-}
-
-
-def _check_contract(
-    manifest: Manifest, entry: ModelEntry, preprocess: TextPreprocess | ImagePreprocess, classes: int
-) -> None:
-    """Refuse a bundle whose parts cannot work together before the first input comes."""
-    wanted: dict[str, tuple[str, tuple[int, ...]]]
-    if isinstance(preprocess, TextPreprocess):
-        row = ("int32", (1, preprocess.max_length))
-        wanted = {"input_ids": row, "attention_mask": row}
-    else:
-        wanted = {"image": ("float32", (1, preprocess.height, preprocess.width, preprocess.channels))}
-    found = {spec.name: (spec.dtype, spec.shape) for spec in entry.inputs}
-    answers = {spec.name: (spec.dtype, spec.shape) for spec in entry.outputs}
-    fits = isinstance(preprocess, _PREPROCESS[manifest.task])
-    if not fits or found != wanted or answers.get("logits") != ("float32", (1, classes)):
-        raise BundleError(
-            "E0517",
-            "the parts of the bundle do not fit together",
-            why=f"{manifest.task}: preprocessing gives {wanted}, the model takes {found} and gives {answers}, "
-            f"and there are {classes} labels",
-            fix="build the bundle again",
-        )

@@ -4,6 +4,7 @@ int8 is not bit-equal across CPUs and kernels, so outputs have a bound and not e
 no such excuse.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from edgekit_runtime.statistics import changed_decisions, is_constant, max_abs_d
 if TYPE_CHECKING:
     from edgekit_runtime.model import Input, Model
 
-__all__ = ["MIN_SQNR_DB", "Check", "SelfTest", "run_selftest"]
+__all__ = ["MIN_SQNR_DB", "Check", "SelfTest", "flat_outputs", "run_selftest"]
 
 # Noise of 1 % of the signal's power. Kernel sets of one engine differ by about 30 dB; saturation on an x86 CPU without
 # VNNI or a wrong zero point falls far below.
@@ -71,31 +72,43 @@ def run_selftest(model: "Model") -> SelfTest:
     bundle = model.bundle
     runtime = get_engine(model.engine_name).runtime
     recorded, reference = bundle.npy(f"golden/{runtime}.npy"), bundle.npy("golden/reference.npy")
-    names = [spec.name for spec in bundle.manifest.models[runtime].inputs]
+    entry = bundle.manifest.models[runtime]
+    names, answer = [spec.name for spec in entry.inputs], [spec.name for spec in entry.outputs]
     tensors = {name: bundle.npy(f"golden/{name}.npy") for name in names}
     raw = _raw_inputs(bundle)
-    rows = len(raw)
+    rows = len(recorded) if raw is None else len(raw)
     if rows == 0 or {len(array) for array in (recorded, reference, *tensors.values())} != {rows}:
         raise BundleError("E0518", f"the goldens do not fit together: {rows} inputs")
-    answers = np.concatenate([model.run(**{n: tensors[n][i : i + 1] for n in names})["logits"] for i in range(rows)])
+    runs = [model.run(**{n: tensors[n][i : i + 1] for n in names}) for i in range(rows)]
+    answers = np.concatenate([flat_outputs(run, answer) for run in runs])
     sqnr = sqnr_db(recorded, answers)
-    changed = changed_decisions(recorded, answers)
-    allowed = max(1, int(_MAX_CHANGED * rows))
-    return SelfTest(
-        engine=model.engine_name,
-        rows=rows,
-        checks=(
-            _compare_tensors(model, raw, tensors),
-            Check("outputs", sqnr >= MIN_SQNR_DB, f"{sqnr:.1f} dB to the build machine; at least {MIN_SQNR_DB:.0f} dB"),
-            Check(
-                "decisions", changed <= allowed, f"{changed} of {rows} differ from the build machine; at most {allowed}"
-            ),
-            Check("alive", not is_constant(answers) or is_constant(reference), "outputs vary with the input"),
-        ),
-    )
+    checks = [
+        Check("outputs", sqnr >= MIN_SQNR_DB, f"{sqnr:.1f} dB to the build machine; at least {MIN_SQNR_DB:.0f} dB"),
+        Check("alive", not is_constant(answers) or is_constant(reference), "outputs vary with the input"),
+    ]
+    if raw is not None:
+        checks.insert(0, _compare_tensors(model, raw, tensors))
+    if model.labels:
+        checks.insert(-1, _compare_decisions(recorded, answers))
+    return SelfTest(engine=model.engine_name, rows=rows, checks=tuple(checks))
 
 
-def _raw_inputs(bundle: Bundle) -> "list[Input]":
+def _compare_decisions(recorded: NDArray[np.generic], answers: NDArray[np.generic]) -> Check:
+    rows = len(answers)
+    changed, allowed = changed_decisions(recorded, answers), max(1, int(_MAX_CHANGED * rows))
+    detail = f"{changed} of {rows} differ from the build machine; at most {allowed}"
+    return Check("decisions", changed <= allowed, detail)
+
+
+def flat_outputs(outputs: Mapping[str, NDArray[np.generic]], names: Sequence[str]) -> NDArray[np.float32]:
+    """Give the outputs of one run side by side in one row, float32 (1, entries); of a classifier, its logits."""
+    return np.concatenate([np.asarray(outputs[name], np.float32).reshape(1, -1) for name in names], axis=1)
+
+
+def _raw_inputs(bundle: Bundle) -> "list[Input] | None":
+    """Give what goes into preprocessing; None where there is none."""
+    if bundle.manifest.task == "tensors":
+        return None
     if bundle.manifest.task == "image-classification":
         return list(bundle.npy("golden/input.npy"))
     golden = bundle.json("golden.json")

@@ -1,0 +1,89 @@
+"""How close the answers of a lane are to the float model's, without labels."""
+
+import math
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit_runtime import statistics
+from edgekit_runtime.errors import UsageError
+
+__all__ = ["Closeness", "closeness"]
+
+Answers = NDArray[np.generic]
+_BLOCK = 150  # rows; sets of 150 sentences gave the first figures that others are compared with
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Closeness:
+    """Of N answers to the float model's on the same rows.
+
+    Attributes:
+        rows: N.
+        cosine_mean: Of each row's answer with its reference; NaN if one has no direction or is not finite.
+        cosine_worst: Smallest.
+        sqnr_db: Over all rows, in dB.
+        nearest_blocks: Share of rows whose nearest neighbour within their block of 150 rows stays the same, a fraction;
+            None for answers that are no vectors, or below 3 rows.
+        nearest_all: The same among all rows.
+        changed: Rows whose largest entry is another one; None for answers that are no logits.
+    """
+
+    rows: int
+    cosine_mean: float
+    cosine_worst: float
+    sqnr_db: float
+    nearest_blocks: float | None = None
+    nearest_all: float | None = None
+    changed: int | None = None
+
+    def as_json(self) -> dict[str, object]:
+        """Give the JSON-ready form; numbers that are not finite become text."""
+        return {
+            name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in asdict(self).items()
+        }
+
+
+def closeness(values: Answers, reference: Answers, *, task: str) -> Closeness:
+    """Compare two sets of answers.
+
+    Args:
+        values: (N, D).
+        reference: (N, D), of the float model.
+        task: Name of the runtime's task; embeddings have neighbours, classifiers decisions.
+
+    Raises:
+        UsageError: The shapes differ, or there is no row (E0920).
+    """
+    mine, theirs = np.asarray(values, np.float64), np.asarray(reference, np.float64)
+    if mine.shape != theirs.shape or mine.ndim != 2 or not mine.size:
+        raise UsageError("E0920", f"cannot compare answers of shapes {mine.shape} and {theirs.shape}")
+    with np.errstate(invalid="ignore", divide="ignore"):
+        norms = np.linalg.norm(mine, axis=1) * np.linalg.norm(theirs, axis=1)
+        cosine = (mine * theirs).sum(1) / norms  # NaN for a row of zeros or NaN, and NaN passes no bound
+    vectors = task == "text-embedding" and len(mine) > 2 and bool(np.isfinite(cosine).all())
+    blocks = [slice(start, start + _BLOCK) for start in range(0, len(mine), _BLOCK)]
+    blocks = [part for part in blocks if len(mine[part]) > 2]
+    return Closeness(
+        rows=len(mine),
+        cosine_mean=float(cosine.mean()),
+        cosine_worst=float(cosine.min()),
+        sqnr_db=statistics.sqnr_db(theirs, mine),
+        nearest_blocks=float(np.mean([_kept(mine[p], theirs[p]) for p in blocks])) if vectors else None,
+        nearest_all=_kept(mine, theirs) if vectors else None,
+        changed=statistics.changed_decisions(theirs, mine) if task.endswith("classification") else None,
+    )
+
+
+def _kept(values: NDArray[np.float64], reference: NDArray[np.float64]) -> float:
+    """Give the share of rows whose most similar other row is the same in both sets."""
+    return float((_nearest(values) == _nearest(reference)).mean())
+
+
+def _nearest(values: NDArray[np.float64]) -> NDArray[np.int64]:
+    unit = values / np.linalg.norm(values, axis=1, keepdims=True)
+    similar = unit @ unit.T
+    np.fill_diagonal(similar, -np.inf)
+    return np.asarray(similar.argmax(1), np.int64)

@@ -1,0 +1,115 @@
+"""Reads a transformers or sentence-transformers folder as it answers: a sentence embedding, or its head's logits."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from edgekit_models.checkpoints import head_classes, read_tensors, text_classifier_from
+from edgekit_models.text_classifier import TextClassifier
+from edgekit_runtime.errors import ConversionError, MissingError
+
+__all__ = ["SentenceEmbedder", "SentenceFolder", "read_sentence_folder"]
+
+Pooling = Literal["mean", "first"]
+_POOLING: dict[str, Pooling] = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "first"}
+
+
+class SentenceEmbedder(nn.Module):
+    """Token ids to one vector a text."""
+
+    def __init__(self, encoder: TextClassifier, *, pooling: Pooling, unit_length: bool) -> None:
+        super().__init__()
+        self.encoder, self.pooling, self.unit_length = encoder, pooling, unit_length
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Give vectors, float32 (N, hidden), from integers of shape (N, T)."""
+        last = self.encoder.hidden_states(input_ids, attention_mask)[-1]
+        if self.pooling == "mean":
+            weights = attention_mask[:, :, None].to(last.dtype)
+            vector = (last * weights).sum(1) / weights.sum(1)
+        else:
+            vector = last[:, 0]
+        return functional.normalize(vector) if self.unit_length else vector
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SentenceFolder:
+    """What a folder holds.
+
+    Attributes:
+        module: Takes ``input_ids`` and ``attention_mask``.
+        width: Of its answer.
+        labels: Names of the classes; empty where the answer is an embedding.
+        description: Pooling or head, for a report.
+    """
+
+    module: nn.Module
+    width: int
+    labels: tuple[str, ...]
+    description: str
+
+
+def read_sentence_folder(folder: Path, *, max_length: int) -> SentenceFolder:
+    """Read ``config.json``, ``model.safetensors`` and, where they are, ``modules.json`` and the pooling's config.
+
+    A classification head is kept. Without one, ``modules.json`` says how tokens become a vector; without that file it
+    is the mean over real tokens.
+
+    Raises:
+        MissingError: A file is not there (E0614).
+        ConversionError: The architecture, the pooling or a module behind it is not supported (E07xx).
+    """
+    for name in ("config.json", "tokenizer.json"):
+        if not (folder / name).is_file():
+            raise MissingError(
+                "E0614",
+                f"there is no {name} in '{folder.name}'",
+                why="a model folder holds config.json, model.safetensors and tokenizer.json",
+                fix="save the model and its fast tokenizer with save_pretrained into one folder",
+            )
+    raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    tensors = read_tensors(folder)
+    classes = head_classes(raw, tensors, name=folder.name)
+    with torch.random.fork_rng():  # the unused head of an encoder draws weights
+        encoder = text_classifier_from(raw, tensors, name=folder.name, classes=classes or 2, max_length=max_length)
+    if classes:
+        named = {int(place): str(label) for place, label in raw.get("id2label", {}).items()}
+        labels = tuple(named.get(i, f"class-{i}") for i in range(classes))
+        return SentenceFolder(module=encoder, width=classes, labels=labels, description=f"{classes} classes")
+    pooling, unit_length = _answer(folder)
+    embedder = SentenceEmbedder(encoder, pooling=pooling, unit_length=unit_length).eval()
+    said = f"{pooling} pooling{', unit length' if unit_length else ''}"
+    return SentenceFolder(module=embedder, width=encoder.config.hidden, labels=(), description=said)
+
+
+def _answer(folder: Path) -> tuple[Pooling, bool]:
+    """Give pooling, and whether vectors are scaled to length 1, as sentence-transformers' ``modules.json`` says."""
+    listing = folder / "modules.json"
+    if not listing.is_file():
+        return "mean", False
+    pooling, unit_length = None, False
+    for module in json.loads(listing.read_text(encoding="utf-8")):
+        kind = str(module["type"]).rpartition(".")[2]
+        if kind == "Pooling":
+            config = json.loads((folder / module["path"] / "config.json").read_text(encoding="utf-8"))
+            modes = [name for name, value in config.items() if name.startswith("pooling_mode_") and value is True]
+            if len(modes) != 1 or modes[0] not in _POOLING:
+                raise _unknown(
+                    folder, f"its pooling is {', '.join(modes) or 'not named'}; known: {', '.join(_POOLING)}"
+                )
+            pooling = _POOLING[modes[0]]
+        elif kind == "Normalize":
+            unit_length = True
+        elif kind != "Transformer":
+            raise _unknown(folder, f"modules.json holds {kind}; known: Transformer, Pooling, Normalize")
+    return pooling or "mean", unit_length
+
+
+def _unknown(folder: Path, why: str) -> ConversionError:
+    fix = "choose a model with mean or [CLS] pooling, or export it to ONNX and give that file"
+    return ConversionError("E0709", f"the answer of '{folder.name}' cannot be built", why=why, fix=fix)
