@@ -85,10 +85,10 @@ def linear_dynamic(algorithm: str) -> Any:  # noqa: ANN401
     return manager.get_quantization_recipe()
 
 
-def linear_static(ffn_out: Literal["static", "dynamic", "float"] = "static") -> Any:  # noqa: ANN401
+def linear_static(ffn_out: Literal["static", "dynamic"] = "static", algorithm: str = "MIN_MAX_UNIFORM_QUANT") -> Any:  # noqa: ANN401
     """Static linear layers, int8 embedding, all else float; FFN-out as told."""
-    manager, operations, _ = _manager()
-    manager.add_static_config(".*", operations.FULLY_CONNECTED, 8, 8)
+    manager, operations, algorithms = _manager()
+    manager.add_static_config(".*", operations.FULLY_CONNECTED, 8, 8, algorithm_key=algorithms[algorithm])
     manager.add_weight_only_config(".*", operations.EMBEDDING_LOOKUP, 8)
     if ffn_out == "dynamic":
         manager.add_dynamic_config(_FFN_OUT, operations.FULLY_CONNECTED, 8)
@@ -118,6 +118,9 @@ ROWS: Mapping[Variant, Quantise] = {
     _row("static-minmax", "static", "static_wi8_ai8 with ranges by qsv_utils.min_max_update", tuned=True): partial(
         from_recipe, recipe=partial(shipped, "static_wi8_ai8"), ranges="minmax"
     ),
+    _row("static-ai16", "static", "recipe.static_wi8_ai16(): int16 activations", tuned=True): partial(
+        from_recipe, recipe=partial(shipped, "static_wi8_ai16"), ranges="minmax"
+    ),
     _row(
         "static-fc", "static", "selective: FULLY_CONNECTED static, embedding weight-only, min_max", tuned=True
     ): partial(from_recipe, recipe=linear_static, ranges="minmax"),
@@ -127,6 +130,9 @@ ROWS: Mapping[Variant, Quantise] = {
         "selective by scope: as static-fc, the FULLY_CONNECTED of BertOutput dynamic",
         tuned=True,
     ): partial(from_recipe, recipe=partial(linear_static, "dynamic"), ranges="minmax"),
+    _row("static-fc-oscar", "static", "as static-fc with OSCAR", tuned=True): partial(
+        from_recipe, recipe=partial(linear_static, algorithm="OSCAR"), ranges="minmax"
+    ),
     _row("dynamic-default", "dynamic", "recipe.dynamic_wi8_afp32()"): _dynamic("MIN_MAX_UNIFORM_QUANT"),
     _row("dynamic-mse", "dynamic", "dynamic_wi8_afp32(MSE)", tuned=True): _dynamic("MSE"),
     _row("dynamic-octav", "dynamic", "dynamic_wi8_afp32(OCTAV)", tuned=True): _dynamic("OCTAV"),

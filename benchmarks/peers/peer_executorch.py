@@ -44,10 +44,13 @@ def calibration(work: Path, sequence: int) -> list[Example]:
     return [(torch.from_numpy(ids), torch.from_numpy(mask)) for ids, mask in rows.each()]
 
 
-def lower(program: torch.export.ExportedProgram, out: Path, *, partitioners: list[Any]) -> None:
+def lower(
+    program: torch.export.ExportedProgram, out: Path, *, partitioners: list[Any], fuse_embeddings: bool = False
+) -> None:
     exir = importlib.import_module("executorch.exir")
     lowered = exir.to_edge_transform_and_lower(program, partitioner=partitioners)
-    out.write_bytes(lowered.to_executorch().buffer)
+    config = exir.ExecutorchBackendConfig(do_quant_fusion_and_const_prop=fuse_embeddings)
+    out.write_bytes(lowered.to_executorch(config).buffer)
 
 
 def partitioner() -> Any:  # noqa: ANN401 - a class of ExecuTorch
@@ -92,8 +95,8 @@ def torchao_dynamic(work: Path, sequence: int, out: Path) -> None:
     per_axis = importlib.import_module("torchao.quantization.granularity").PerAxis(0)
     importlib.import_module("executorch.kernels.quantized")
     model = Encoder(work / "model").eval()
-    # ExecuTorch's patterns of a quantised embedding hold no padding index, which inference does not need; with one, the
-    # embedding is not fused and the program is refused ("Missing out variants").
+    # Quantised embeddings are only lowered with an option that is off by default, and if they have no padding index,
+    # which inference does not need; otherwise the program is refused ("Missing out variants").
     model.bert.embeddings.word_embeddings.padding_idx = None
     quantization.quantize_(
         model,
@@ -105,7 +108,7 @@ def torchao_dynamic(work: Path, sequence: int, out: Path) -> None:
         quantization.Int8DynamicActivationIntxWeightConfig(weight_dtype=torch.int8, weight_granularity=per_axis),
     )
     program = torch.export.export(model, calibration(work, sequence)[0])
-    lower(program, out, partitioners=[partitioner()()])
+    lower(program, out, partitioners=[partitioner()()], fuse_embeddings=True)
 
 
 def _row(
@@ -129,7 +132,8 @@ ROWS: Mapping[Variant, Quantise] = {
     _row(
         "dynamic-torchao",
         "dynamic",
-        "quantize_: Int8DynamicActivationIntxWeightConfig, embeddings IntxWeightOnlyConfig",
+        "quantize_: Int8DynamicActivationIntxWeightConfig, embeddings IntxWeightOnlyConfig, both per axis; "
+        "do_quant_fusion_and_const_prop, padding_idx removed",
         tuned=True,
     ): torchao_dynamic,
 }
