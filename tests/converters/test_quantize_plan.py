@@ -113,7 +113,7 @@ def test_no_rows_and_values_that_are_not_finite_are_refused() -> None:
     feeds[1]["image"][0, 2, 2, 0] = np.nan
     with pytest.raises(ConversionError) as refused:
         planner.make(graph, as_rows(graph, feeds, trim=False))
-    assert refused.value.code == "E0730"
+    assert refused.value.code == "E0740"
 
 
 @pytest.mark.parametrize("technique", [smooth_norms, split_outliers, scale_outputs], ids=lambda f: f.__name__)

@@ -14,6 +14,7 @@ from edgekit_converters.quiet import converting
 __all__ = [
     "Graph",
     "add_tensor",
+    "after_activation",
     "kernel_kind",
     "kernel_kinds",
     "layer_biases",
@@ -34,6 +35,7 @@ _LINEAR, _CONV, _EMBEDDING = (
     torch.ops.aten.embedding.default,
 )
 _KINDS = {_LINEAR: "linear", _CONV: "conv", _EMBEDDING: "embedding"}
+_FUSED = (torch.ops.aten.relu.default, torch.ops.aten.relu_.default, torch.ops.aten.hardtanh.default)
 _PROGRAM = "graph.pt2"
 _WRAPPER = "model."  # what `exportable` puts around an image model
 
@@ -123,6 +125,12 @@ def kernel_kinds(graph: Graph) -> dict[str, Literal["linear", "conv", "depthwise
         if kind != "embedding" and weight is not None:
             found[name] = kernel_kind(node, weight)
     return found
+
+
+def after_activation(node: fx.Node) -> fx.Node:
+    """Give the node where a layer's output grid lies: behind a ReLU or ReLU6 that both engines fuse into it."""
+    users = list(node.users)
+    return users[0] if len(users) == 1 and users[0].target in _FUSED else node
 
 
 def parameter(graph: Graph, argument: Any) -> Tensor | None:  # noqa: ANN401 - an fx argument

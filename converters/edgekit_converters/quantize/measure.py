@@ -1,7 +1,6 @@
-"""Runs the quantisation graph: in float to measure ranges, and with rounded layers to predict what int8 will cost."""
+"""Runs the quantisation graph: in float, and with rounded layers to predict what int8 will cost."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -9,105 +8,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx
 
-from edgekit_converters.quantize.graph import layer_name, layers, parameter
-from edgekit_converters.quantize.grid import Range
+from edgekit_converters.quantize.calibration.rows import Row, as_rows
+from edgekit_converters.quantize.calibration.run import Checkpoint, Measured, measure
+from edgekit_converters.quantize.graph import after_activation, layer_name, layers, parameter
 from edgekit_converters.quantize.modes import Mode
 from edgekit_converters.quantize.plan import Grid, LayerPlan, QuantPlan
-from edgekit_runtime.errors import ConversionError
 
-__all__ = ["Measured", "Row", "after_activation", "as_rows", "measure", "outputs", "simulate"]
-
-Row = Sequence[Tensor]
-_FUSED = (torch.ops.aten.relu.default, torch.ops.aten.relu_.default, torch.ops.aten.hardtanh.default)
-
-
-@dataclass(slots=True)
-class Measured:
-    """What calibration saw of one tensor.
-
-    Attributes:
-        range: Smallest and largest value.
-        peaks: Largest absolute value of each channel (the last dimension), float32 (channels,).
-    """
-
-    range: Range
-    peaks: Tensor
-
-
-class _Run(fx.Interpreter):
-    """An interpreter that shows each value to a hook, which may replace it."""
-
-    def __init__(self, graph: fx.GraphModule, hook: Callable[[fx.Node, Any], Any]) -> None:
-        super().__init__(graph)
-        self._hook = hook
-
-    def run_node(self, n: fx.Node) -> Any:  # noqa: ANN401 - torch's own signature
-        return self._hook(n, super().run_node(n))
-
-
-def as_rows(graph: fx.GraphModule, feeds: Iterable[Mapping[str, NDArray[np.generic]]], *, trim: bool) -> Sequence[Row]:
-    """Turn feeds by input name into graph inputs; with ``trim`` padding is cut off by ``attention_mask``."""
-    names = [node.name for node in graph.graph.nodes if node.op == "placeholder"]
-    rows: list[Row] = []
-    for feed in feeds:
-        values = [np.asarray(feed[name]) for name in names]
-        if trim and "attention_mask" in feed:
-            length = max(2, int(np.flatnonzero(feed["attention_mask"][0]).max(initial=1)) + 1)
-            values = [value[:, :length] for value in values]
-        rows.append(tuple(torch.from_numpy(np.ascontiguousarray(value)) for value in values))
-    return rows
-
-
-def after_activation(node: fx.Node) -> fx.Node:
-    """Give the node where a layer's output grid lies: behind a ReLU or ReLU6 that both engines fuse into it."""
-    users = list(node.users)
-    return users[0] if len(users) == 1 and users[0].target in _FUSED else node
-
-
-def measure(graph: fx.GraphModule, rows: Iterable[Row]) -> dict[str, Measured]:
-    """Measure the inputs and outputs of all linear and convolution layers; one row in memory at a time.
-
-    Returns:
-        By the name of the node that makes the tensor.
-
-    Raises:
-        ConversionError: A value is not finite (E0730).
-    """
-    wanted = set()
-    for _, kind, node in layers(graph):
-        if kind != "embedding":
-            wanted |= {str(node.args[0]), after_activation(node).name}
-    seen: dict[str, Measured] = {}
-
-    def look(node: fx.Node, value: Any) -> Any:  # noqa: ANN401 - whatever a graph computes
-        if node.name in wanted:
-            low, high = (float(side) for side in torch.aminmax(value))
-            if not (np.isfinite(low) and np.isfinite(high)):
-                raise ConversionError(
-                    "E0730",
-                    f"tensor {node.name} is not finite during calibration ({low} to {high})",
-                    fix="check the calibration rows and the trained weights",
-                )
-            peaks = value.abs().reshape(-1, value.shape[-1]).amax(0)
-            old = seen.get(node.name)
-            if old is None:
-                seen[node.name] = Measured(Range(low, high), peaks)
-            else:
-                old.range = old.range.merge(Range(low, high))
-                same = old.peaks.shape == peaks.shape
-                old.peaks = torch.maximum(old.peaks, peaks) if same else old.peaks
-        return value
-
-    run = _Run(graph, look)
-    with torch.no_grad():
-        for row in rows:
-            run.run(*row)
-    return seen
+__all__ = ["Checkpoint", "Measured", "Row", "after_activation", "as_rows", "measure", "outputs", "simulate"]
 
 
 def outputs(graph: fx.GraphModule, rows: Iterable[Row]) -> NDArray[np.float64]:
     """Give the first output of each row in float, stacked: (rows, ...)."""
-    return _stack(_Run(graph, lambda _, value: value), rows)
+    return _stack(fx.Interpreter(graph), rows)
 
 
 def simulate(

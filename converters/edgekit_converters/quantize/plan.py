@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit_converters.quantize.calibration.spec import RangeMethod
 from edgekit_converters.quantize.grid import Range, grid_of, weight_grid
 from edgekit_converters.quantize.modes import Mode
 from edgekit_runtime.errors import ConversionError
@@ -116,8 +117,9 @@ class QuantPlan:
         layers: In order of execution.
         techniques: In the order they were tried.
         calibration_rows: Rows that the ranges were measured on.
-        calibration_digest: sha256 (hex) of those rows.
+        calibration_digest: sha256 (hex) of those rows, names, types and shapes included.
         whole_network: Every operator runs in int8, not the layers alone (images, NPUs).
+        ranges: How ranges were chosen from the values; ``minmax`` clips none of them.
     """
 
     layers: tuple[LayerPlan, ...]
@@ -125,6 +127,7 @@ class QuantPlan:
     calibration_rows: int
     calibration_digest: str
     whole_network: bool
+    ranges: RangeMethod = "minmax"
 
     def layer(self, name: str) -> LayerPlan:
         """Give a layer by its path."""

@@ -3,15 +3,16 @@
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from hashlib import sha256
 
 import numpy as np
 import torch
 from torch import Tensor, fx
 
+from edgekit_converters.quantize.calibration.rows import rows_digest
+from edgekit_converters.quantize.calibration.spec import RANGE_SOURCES, RangeMethod
 from edgekit_converters.quantize.graph import Graph, layers, parameter, set_tensor
 from edgekit_converters.quantize.grid import Range, bias_room, weight_grid
-from edgekit_converters.quantize.measure import Measured, Row, after_activation, measure, outputs, simulate
+from edgekit_converters.quantize.measure import Checkpoint, Measured, Row, after_activation, measure, outputs, simulate
 from edgekit_converters.quantize.modes import Mode
 from edgekit_converters.quantize.plan import Grid, LayerPlan, QuantPlan, Technique, grid_from
 from edgekit_converters.quantize.techniques.scale_out import scale_outputs
@@ -20,10 +21,10 @@ from edgekit_converters.quantize.techniques.split import split_outliers
 from edgekit_runtime.errors import UsageError
 from edgekit_runtime.statistics import sqnr_db
 
-__all__ = ["Planned", "Planner"]
+__all__ = ["GELU", "GELU_FLOOR", "Planned", "Planner"]
 
-_GELU = torch.ops.aten.gelu.default
-_GELU_FLOOR = -4.0  # GELU(-4) is -1.3e-4: below it nothing is lost, and the steps go to where values are
+GELU = torch.ops.aten.gelu.default
+GELU_FLOOR = -4.0  # GELU(-4) is -1.3e-4: below it nothing is lost, and the steps go to where values are
 _GAIN_DB = 0.1  # less is noise of the rows
 
 
@@ -51,12 +52,17 @@ class Planner:
         mode: Mode of a layer by its module path; parts that a technique made are asked by the path of the whole.
         whole_network: See ``QuantPlan``.
         techniques: Try them; off for measurements of a naive plan.
+        ranges: How a range is chosen from the values. Methods other than ``minmax`` are tried last and judged as
+            techniques are; without techniques they are taken as asked for.
+        resume: Where a calibration that was killed goes on from; None = it starts at the first row.
         judged_rows: Rows of the calibration set that techniques are judged on; they are held in, not evaluation rows.
     """
 
     mode: Callable[[str], Mode]
     whole_network: bool
     techniques: bool = True
+    ranges: RangeMethod = "minmax"
+    resume: Checkpoint | None = None
     judged_rows: int = 32
 
     def make(self, graph: Graph, rows: Sequence[Row]) -> Planned:
@@ -68,20 +74,20 @@ class Planner:
 
         Raises:
             UsageError: There is no row (E0133).
-            ConversionError: A value is not finite (E0730), or a weight is not (E0732).
+            ConversionError: A value is not finite (E0740), or a weight is not (E0732).
         """
         if not rows:
             raise UsageError("E0133", "there are no calibration rows", fix="give at least 1; 256 is a good number")
         judged = self.judged(rows)
         reference = outputs(graph, judged)
-        best = self._plan(copy.deepcopy(graph), rows)
+        best = self._plan(copy.deepcopy(graph), rows, ranges="minmax" if self.techniques else self.ranges)
         score = sqnr_db(reference, simulate(best.graph, best.plan, judged))
         tried: list[Technique] = []
         for name, source, rewrite in _TECHNIQUES if self.techniques else ():
             candidate = copy.deepcopy(best.graph)
-            if rewrite(candidate, measure(candidate, rows)) == 0:
+            if rewrite(candidate, measure(candidate, rows, resume=self.resume)) == 0:
                 continue
-            attempt = self._plan(candidate, rows)
+            attempt = self._plan(candidate, rows, ranges="minmax")
             after = sqnr_db(reference, simulate(attempt.graph, attempt.plan, judged))
             kept = after > score + _GAIN_DB
             tried.append(
@@ -91,27 +97,44 @@ class Planner:
             )
             if kept:
                 best, score = attempt, after
+        if self.techniques and self.ranges != "minmax":
+            attempt = self._plan(copy.deepcopy(best.graph), rows, ranges=self.ranges)
+            after = sqnr_db(reference, simulate(attempt.graph, attempt.plan, judged))
+            kept = after > score + _GAIN_DB
+            tried.append(
+                Technique(
+                    name=f"{self.ranges} ranges",
+                    source=RANGE_SOURCES[self.ranges],
+                    sqnr_before_db=round(score, 2),
+                    sqnr_after_db=round(after, 2),
+                    kept=kept,
+                )
+            )
+            best = attempt if kept else best
         return Planned(best.graph, replace(best.plan, techniques=tuple(tried)))
 
     def judged(self, rows: Sequence[Row]) -> Sequence[Row]:
         """Give the rows that techniques are judged on, spread over the calibration rows."""
         return rows[:: max(1, len(rows) // self.judged_rows)][: self.judged_rows]
 
-    def _plan(self, graph: Graph, rows: Sequence[Row]) -> Planned:
-        seen = measure(graph, rows)
+    def _plan(self, graph: Graph, rows: Sequence[Row], *, ranges: RangeMethod) -> Planned:
+        def gridded(name: str) -> bool:
+            return self.mode(_whole(name)) is Mode.STATIC
+
+        seen = measure(graph, rows, ranges=ranges, gridded=gridded, peaks=False, resume=self.resume)
         found = tuple(self._layer(graph, seen, name, kind, node) for name, kind, node in layers(graph))
         plan = QuantPlan(
             layers=found,
             techniques=(),
             calibration_rows=len(rows),
-            calibration_digest=_digest(rows),
+            calibration_digest=rows_digest(graph, rows),
+            ranges=ranges,
             whole_network=self.whole_network,
         )
         return Planned(graph, plan)
 
     def _layer(self, graph: Graph, seen: dict[str, Measured], name: str, kind: str, node: fx.Node) -> LayerPlan:
-        whole = name.removesuffix(".loud").removesuffix(".quiet")
-        mode = self.mode(whole)
+        mode = self.mode(_whole(name))
         weight = parameter(graph, node.args[0 if kind == "embedding" else 1])
         assert weight is not None
         assert kind in ("linear", "conv", "embedding")
@@ -132,6 +155,11 @@ class Planner:
             input=before,
             output=after,
         )
+
+
+def _whole(name: str) -> str:
+    """Give the path of the layer that a technique made this one from."""
+    return name.removesuffix(".loud").removesuffix(".quiet")
 
 
 def _make_room(graph: Graph, node: fx.Node, weight: Tensor, grid: Grid) -> Tensor:
@@ -163,15 +191,6 @@ def _why(kind: str, mode: Mode) -> str:
 def _output_grid(seen: dict[str, Measured], node: fx.Node) -> Grid:
     end = after_activation(node)
     found = seen[end.name].range
-    if len(end.users) == 1 and next(iter(end.users)).target is _GELU:
-        found = Range(min(max(found.low, _GELU_FLOOR), found.high), found.high)
+    if len(end.users) == 1 and next(iter(end.users)).target is GELU:
+        found = Range(min(max(found.low, GELU_FLOOR), found.high), found.high)
     return grid_from(found)
-
-
-def _digest(rows: Sequence[Row]) -> str:
-    digest = sha256()
-    for row in rows:
-        for value in row:
-            digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
-            digest.update(value.contiguous().numpy().tobytes())
-    return digest.hexdigest()
