@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import tiny_networks
 import torch
@@ -93,6 +94,16 @@ def test_onnx_nodes_know_their_module(text_onnx, image_onnx) -> None:
     convolutions = [module_path(node) for node in onnx.load(image_onnx).graph.node if node.op_type == "Conv"]
     assert convolutions == [f"blocks.{i}.conv" for i in range(4)]
     assert module_path(onnx.NodeProto()) == ""
+
+
+def test_no_sum_is_fused_into_a_layer_norm(text_onnx, tmp_path) -> None:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    onnxruntime.InferenceSession(text_onnx, options)
+    kinds = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
+    assert "LayerNormalization" in kinds
+    assert "SkipLayerNormalization" not in kinds
 
 
 def test_onnx_exported_twice_is_the_same_file(image_model, image_onnx, tmp_path) -> None:

@@ -47,6 +47,7 @@ def export_module_onnx(module: nn.Module, contract: ModelContract, path: Path, *
         assert program is not None  # dynamo=True without a path gives a program
         proto = program.model_proto
         _strip(proto)
+        _keep_norms_apart(proto)
         onnx.checker.check_model(proto, full_check=True)
     path.write_bytes(proto.SerializeToString(deterministic=True))
 
@@ -65,3 +66,19 @@ def _strip(proto: onnx.ModelProto) -> None:
     del proto.metadata_props[:]
     proto.graph.name = "edgekit"
     proto.doc_string = ""
+
+
+def _keep_norms_apart(proto: onnx.ModelProto) -> None:
+    """Write ``Sum`` in place of ``Add`` before a layer norm, the same numbers.
+
+    ONNX Runtime 1.31 fuses Add and LayerNormalization into SkipLayerNormalization, whose x86 kernel takes 125 us for
+    64 x 384 values where the two take 24 us: 8 % of a float32 MiniLM, 17 % of an int8 one. Nothing fuses ``Sum``.
+    """
+    made_by = {output: node for node in proto.graph.node for output in node.output}
+    constants = {
+        constant.name for constant in proto.graph.initializer
+    }  # a bias is added as before
+    for norm in proto.graph.node:
+        before = made_by.get(norm.input[0]) if norm.op_type == "LayerNormalization" else None
+        if before is not None and before.op_type == "Add" and not constants & set(before.input):
+            before.op_type = "Sum"
