@@ -1,0 +1,181 @@
+"""Imports a PyTorch exported program (``.pt2``)."""
+
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edgekit_converters.export.contract import ModelContract
+from edgekit_converters.quantize.graph import Graph, trace
+from edgekit_converters.ready.model import ReadyModel
+from edgekit_converters.ready.names import input_names, output_names
+from edgekit_converters.ready.normalise import graph_outputs, normalise
+from edgekit_converters.ready.probe import probes, require_equal
+from edgekit_converters.ready.program_file import OpenedProgram, open_program
+from edgekit_runtime.errors import ConversionError
+from edgekit_runtime.manifest import TensorSpec
+
+__all__ = ["load_program"]
+
+_KINDS = {torch.float32: "float32", torch.int32: "int32", torch.int64: "int32"}
+
+
+def load_program(path: Path, *, shape: Mapping[str, tuple[int, ...]] | None) -> ReadyModel:
+    """Import a ``.pt2`` file; see ``load_ready``.
+
+    Raises:
+        ConversionError: It holds what could run code (E0791), has inputs of a type that cannot be taken (E0785) or
+            needs a shape (E0786), or the rewritten graph answers otherwise (E0782).
+    """
+    content = path.read_bytes()
+    opened = open_program(content, title=path.name)
+    inputs, longest = _inputs(opened.program, shape or {}, title=path.name)
+    module = _Narrow(opened, [value.dtype for value in _places(opened.program)], inputs)
+    example = ModelContract(inputs=inputs, outputs=()).example()
+    graph = trace(module, example, longest=longest)
+    for node, spec in zip((n for n in graph.graph.nodes if n.op == "placeholder"), inputs, strict=True):
+        node.target = spec.name
+        node._rename(spec.name)  # noqa: SLF001 - torch has no public way to rename a node
+    _strip_prefix(graph)
+    contract = ModelContract(inputs=inputs, outputs=_outputs(graph, opened, example))
+    rows = probes(graph, contract)
+    normal = normalise(graph, rows)
+    worst = require_equal(
+        lambda row: _run(module, row),
+        lambda row: graph_outputs(normal.graph, row),
+        rows,
+        what=f"'{path.name}' rewritten",
+    )
+    dropped = sum(name is None for name in opened.outputs)
+    notes = [*normal.notes, *([f"{dropped} outputs that are no tensors left out"] if dropped else [])]
+    return ReadyModel(
+        module=normal.graph,
+        contract=contract,
+        description=f"{path.name}: exported program, within {worst:.1g} of itself; {'; '.join(notes) or 'unchanged'}",
+        digest=sha256(content).hexdigest(),
+        dynamic_length=longest,
+    )
+
+
+class _Narrow(torch.nn.Module):
+    """Takes int32 where the program takes int64, and gives its tensors alone."""
+
+    def __init__(self, opened: OpenedProgram, kinds: list[torch.dtype], inputs: tuple[TensorSpec, ...]) -> None:
+        super().__init__()
+        self.model = opened.program.module(check_guards=False)
+        self._wide = [kind is torch.int64 for kind in kinds]
+        self._kept = [name is not None for name in opened.outputs]
+        assert len(inputs) == len(kinds)
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        given = [value.long() if wide else value for value, wide in zip(inputs, self._wide, strict=True)]
+        found = self.model(*given)
+        tensors = [value for value, kept in zip(found, self._kept, strict=True) if kept]
+        return tuple(value if value.dtype is torch.float32 else _as_number(value) for value in tensors)
+
+
+def _as_number(value: Tensor) -> Tensor:
+    return value.float() if value.is_floating_point() else value.to(torch.int32)
+
+
+def _strip_prefix(graph: Graph) -> None:
+    """Give parameters the paths they have in the user's module, without that of ``_Narrow``."""
+    for node in graph.graph.nodes:
+        if node.op == "get_attr":
+            node.target = str(node.target).removeprefix("model.")
+    for name, child in list(graph.model.named_children()):  # type: ignore[union-attr]
+        graph.add_module(name, child)
+    for name, value in list(graph.model.named_parameters(recurse=False)):  # type: ignore[union-attr]
+        graph.register_parameter(name, value)
+    for name, value in list(graph.model.named_buffers(recurse=False)):  # type: ignore[union-attr]
+        graph.register_buffer(name, value)
+    del graph.model
+    graph.recompile()
+
+
+def _places(program: torch.export.ExportedProgram) -> list[Any]:
+    """Give what the program knows of its inputs: tensors without data, whose sizes may be symbols."""
+    wanted = set(program.graph_signature.user_inputs)
+    return [node.meta["val"] for node in program.graph.nodes if node.op == "placeholder" and node.name in wanted]
+
+
+def _inputs(
+    program: torch.export.ExportedProgram, shape: Mapping[str, tuple[int, ...]], *, title: str
+) -> tuple[tuple[TensorSpec, ...], int]:
+    """Give the inputs with fixed shapes, and the longest token dimension if it is free (else 0)."""
+    names = [str(name) for name in program.graph_signature.user_inputs]
+    places = _places(program)
+    unknown = sorted(set(shape) - set(names))
+    if unknown or len(places) != len(names):
+        raise ConversionError(
+            "E0786", f"'{title}' has no tensor input {unknown[:1] or ''}", fix=f"its inputs are {', '.join(names)}"
+        )
+    found, free = [], []
+    for name, place, foreign in zip(input_names(names), places, names, strict=True):
+        if not isinstance(place, Tensor) or place.dtype not in _KINDS:
+            raise ConversionError(
+                "E0785",
+                f"input {foreign!r} of '{title}' is {getattr(place, 'dtype', type(place).__name__)}",
+                fix="export it with float32 or integer tensors as inputs",
+            )
+        sizes = _sizes(program, place, foreign, shape.get(foreign), title=title)
+        found.append(TensorSpec(name=name, tensor=name, dtype=_KINDS[place.dtype], shape=sizes))  # type: ignore[arg-type]
+        free.append(len(place.shape) == 2 and not isinstance(place.shape[1], int))
+    longest = {spec.shape[1] for spec in found if len(spec.shape) > 1}
+    tokens = all(free) and len(longest) == 1 and min(longest) > 2 and found[0].dtype == "int32"
+    return tuple(found), min(longest) if tokens else 0
+
+
+def _sizes(
+    program: torch.export.ExportedProgram, place: Tensor, name: str, wanted: tuple[int, ...] | None, *, title: str
+) -> tuple[int, ...]:
+    """Give an input's fixed shape: what the program fixes, what the user says, a batch of 1, the longest length."""
+    given = [size if isinstance(size, int) else None for size in place.shape]
+    if wanted is None:
+        tops = [_top(program, size) for size in place.shape]
+        batch = [1 if given[:1] == [None] else 0]
+        wanted = tuple(
+            size or (batch[0] if axis == 0 else 0) or top
+            for axis, (size, top) in enumerate(zip(given, tops, strict=True))
+        )
+    fits = len(wanted) == len(given) and all(old in (None, new) for old, new in zip(given, wanted, strict=False))
+    if not fits or 0 in wanted or wanted[:1] != (1,):
+        raise ConversionError(
+            "E0786",
+            f"input {name!r} of '{title}' has the shape {tuple(str(size) for size in place.shape)}",
+            why="a model for a device has fixed shapes and a batch of 1",
+            fix=f"give its shape, e.g. {name}=1,128; export again if the batch is fixed to another number",
+        )
+    return wanted
+
+
+def _top(program: torch.export.ExportedProgram, size: Any) -> int:  # noqa: ANN401 - a number or a symbol
+    """Give the largest value of a symbolic size if the program bounds it, else 0."""
+    if isinstance(size, int):
+        return size
+    bound = program.range_constraints.get(size.node.expr)
+    upper = getattr(bound, "upper", None)
+    return int(upper) if upper is not None and str(upper).isdigit() and int(upper) < 1 << 20 else 0
+
+
+def _outputs(graph: Graph, opened: OpenedProgram, example: tuple[Tensor, ...]) -> tuple[TensorSpec, ...]:
+    values = graph_outputs(graph, example)
+    keys = [key or f"output_{i}" for i, key in enumerate(name for name in opened.outputs if name is not None)]
+    return tuple(
+        TensorSpec(
+            name=name,
+            tensor=name,
+            dtype="float32" if np.issubdtype(value.dtype, np.floating) else "int32",
+            shape=tuple(value.shape),
+        )
+        for name, value in zip(output_names(keys), values, strict=True)
+    )
+
+
+def _run(module: torch.nn.Module, row: tuple[Tensor, ...]) -> list[Any]:
+    with torch.no_grad():
+        return [value.numpy() for value in module(*row)]
