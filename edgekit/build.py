@@ -23,6 +23,8 @@ from edgekit_runtime.errors import MissingError, QualityError, UsageError
 
 __all__ = ["BuildResult", "build_recipe", "build_stages"]
 
+_CLIPPED = 0.001  # share of held-out values beyond which it is told
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildResult:
@@ -77,7 +79,7 @@ def build_stages(
         ExportTeacher(opset=recipe.export.opset),
         DistilStudent(student=student, how=recipe.distill, precision=precision, seed=seed),
         PruneStudent(student=student, how=recipe.prune, distill=recipe.distill, precision=precision, seed=seed),
-        PlanQuantisation(task=task, how=recipe.quantize, seed=seed),
+        PlanQuantisation(task=task, how=recipe.quantize, seed=seed, states=default_root() / "calibration"),
     ]
     if "onnx" in recipe.export.formats:
         stages += [
@@ -144,6 +146,7 @@ def build_recipe(
     report = make_report(recipe, target=target, artifacts=artifacts, result=result, times=times)
     _tell_loss(report, recipe, progress)
     _tell_slower(report, progress)
+    _tell_clipped(report, progress)
     int8 = [row for row in report.rows if row.lane.endswith("-int8")]
     faults = judge(
         result,
@@ -182,6 +185,16 @@ def _tell_slower(report: BuildReport, progress: Progress) -> None:
             progress.notice(
                 f"{kind}-int8 is slower than float32 on this machine ({int8.cpu_ms_min:.3f} against "
                 f"{whole.cpu_ms_min:.3f} ms): what int8 saves here is size, not time"
+            )
+
+
+def _tell_clipped(report: BuildReport, progress: Progress) -> None:
+    """Say it when held-out training rows leave the calibrated ranges by more than chance."""
+    for tensor in report.clipped:
+        if tensor.clipped > _CLIPPED:
+            progress.notice(
+                f"{tensor.clipped:.2%} of {tensor.name} is clipped on {report.held_out_rows} training rows that were "
+                "not calibrated on: calibrate on more rows (quantize.calibration_rows)"
             )
 
 

@@ -1,5 +1,6 @@
 """The table a build ends with, and the same as JSON."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from edgekit.pipeline import Artifacts, Kind
 from edgekit.recipe.spec import Recipe
 from edgekit_runtime.statistics import wilson_interval
 
-__all__ = ["BuildReport", "LaneRow", "make_report"]
+__all__ = ["BuildReport", "Clipped", "LaneRow", "make_report"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +51,19 @@ class LaneRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Clipped:
+    """A tensor whose grid clips held-out training rows.
+
+    Attributes:
+        name: ``LAYER input`` or ``LAYER output``.
+        clipped: Share of its values, a fraction.
+    """
+
+    name: str
+    clipped: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BuildReport:
     """What a build measured.
 
@@ -59,6 +73,8 @@ class BuildReport:
         eval_rows: Rows that accuracy is measured on.
         machine: CPU that the CPU times hold for.
         rows: One per lane.
+        held_out_rows: Training rows that were not calibrated on, for ``clipped``; 0 where all were.
+        clipped: Of those rows, the five tensors most of which lies outside the calibrated range; worst first.
     """
 
     name: str
@@ -66,6 +82,8 @@ class BuildReport:
     eval_rows: int
     machine: str
     rows: tuple[LaneRow, ...]
+    held_out_rows: int = 0
+    clipped: tuple[Clipped, ...] = ()
 
     def as_json(self) -> dict[str, object]:
         """Give the JSON-ready form."""
@@ -102,7 +120,24 @@ def make_report(
                 cpu_ms_median=time.cpu_ms_median if time else None,
             )
         )
-    return BuildReport(name=recipe.name, target=target, eval_rows=result.rows, machine=machine(), rows=tuple(rows))
+    held_out, clipped = _coverage(artifacts)
+    return BuildReport(
+        name=recipe.name,
+        target=target,
+        eval_rows=result.rows,
+        machine=machine(),
+        rows=tuple(rows),
+        held_out_rows=held_out,
+        clipped=clipped,
+    )
+
+
+def _coverage(artifacts: Artifacts) -> tuple[int, tuple[Clipped, ...]]:
+    from edgekit_converters.quantize.calibration.held_out import COVERAGE_FILE
+
+    held = json.loads((artifacts[Kind.QUANT_PLAN].path / COVERAGE_FILE).read_text(encoding="utf-8"))
+    shares = {each["name"]: each["fraction_below"] + each["fraction_above"] for each in held["tensors"]}
+    return held["rows"], tuple(Clipped(name=name, clipped=shares[name]) for name in held["worst"])
 
 
 def _sizes(artifacts: Artifacts) -> dict[str, int]:
@@ -149,8 +184,6 @@ def _costs(folder: Path) -> tuple[int, int]:
         if isinstance(model, Classifier):
             exportable(model)(*contract_of(model.config).example())
         else:
-            import json
-
             size = json.loads((folder / PREPROCESS).read_text(encoding="utf-8"))
             # Two rows, because an exported program may have been traced with a free first dimension above 1.
             model(torch.zeros(2, size["channels"], size["height"], size["width"]))

@@ -189,6 +189,7 @@ class PackBundle:
 
     def run(self, artifacts: Artifacts, into: Path, /) -> str:
         """Write ``bundle.edge``."""
+        from edgekit_converters.quantize.calibration.held_out import COVERAGE_FILE
         from edgekit_converters.quantize.plan import PLAN_FILE
 
         data = read_dataset(artifacts[Kind.DATA].path)
@@ -200,6 +201,7 @@ class PackBundle:
             "provenance.json": self._provenance(artifacts),
             "licence.txt": self._licence().encode(),
             PLAN_FILE: (artifacts[Kind.QUANT_PLAN].path / PLAN_FILE).read_bytes(),
+            COVERAGE_FILE: (artifacts[Kind.QUANT_PLAN].path / COVERAGE_FILE).read_bytes(),
         }
         if (teacher / TOKENIZER).is_file():
             members[TOKENIZER] = (teacher / TOKENIZER).read_bytes()

@@ -21,9 +21,10 @@ def command(bundle: str, as_json: bool) -> None:
     parity = checked.json("parity.json") if "parity.json" in checked.names else None
     provenance = checked.json("provenance.json") if "provenance.json" in checked.names else None
     plan = checked.json("plan.json") if "plan.json" in checked.names else None
+    coverage = checked.json("coverage.json") if "coverage.json" in checked.names else None
     if as_json:
         manifest = json.loads(checked.manifest.to_bytes())
-        content = {"manifest": manifest, "parity": parity, "plan": plan, "provenance": provenance}
+        content = {"manifest": manifest, "parity": parity, "plan": plan, "coverage": coverage, "provenance": provenance}
         print_json("inspect", {"bundle": bundle, "sha256": checked.digest, **content})
         return
     manifest = checked.manifest
@@ -32,6 +33,7 @@ def command(bundle: str, as_json: bool) -> None:
     _print_members(checked)
     _print_models(checked)
     _print_plan(plan)
+    _print_coverage(coverage)
     _print_tree("parity", parity)
     _print_tree("provenance", provenance)
 
@@ -56,7 +58,10 @@ def _print_plan(plan: Any) -> None:  # noqa: ANN401 - checked JSON
     """Print how each layer computes and why, and which techniques were tried."""
     if plan is None:
         return
-    print(f"\nquantisation plan: {plan['calibration_rows']} calibration rows")
+    print(
+        f"\nquantisation plan: {plan.get('ranges', 'minmax')} ranges of {plan['calibration_rows']} calibration rows, "
+        f"sha256 {plan['calibration_digest'][:16]}"
+    )
     rows = [
         (layer["name"], layer["kind"], layer["mode"], _grid(layer["input"]), _grid(layer["output"]), layer["why"])
         for layer in plan["layers"]
@@ -66,6 +71,32 @@ def _print_plan(plan: Any) -> None:  # noqa: ANN401 - checked JSON
         verdict = "kept" if tried["kept"] else "left out"
         gain = f"{tried['sqnr_before_db']} -> {tried['sqnr_after_db']} dB"
         print(f"  {tried['name']}: {gain}, {verdict} ({tried['source']})")
+
+
+def _print_coverage(coverage: Any) -> None:  # noqa: ANN401 - checked JSON
+    """Print which calibrated ranges did not hold on training rows that were not calibrated on."""
+    if coverage is None:
+        return
+    if not coverage["rows"]:
+        print("\ncoverage of the ranges: unknown, every training row was calibrated on")
+        return
+    by_name = {tensor["name"]: tensor for tensor in coverage["tensors"]}
+    outside = f"{len(coverage['worst']) or 'no'} of {len(by_name)} tensors shown leave them"
+    print(f"\ncoverage of the ranges on {coverage['rows']} held-out training rows: {outside}")
+    rows = [
+        (name, _ends(tensor["calibrated"]), _ends(tensor["held_out"]), f"{_clipped(tensor):.4%}")
+        for name, tensor in ((name, by_name[name]) for name in coverage["worst"])
+    ]
+    if rows:
+        print_table(("tensor", "calibrated", "held out", "clipped"), rows, right=frozenset({3}))
+
+
+def _ends(ends: Any) -> str:  # noqa: ANN401 - checked JSON
+    return f"{ends[0]:.3g} to {ends[1]:.3g}"
+
+
+def _clipped(tensor: Any) -> float:  # noqa: ANN401 - checked JSON
+    return float(tensor["fraction_below"] + tensor["fraction_above"])
 
 
 def _grid(grid: Any) -> str:  # noqa: ANN401 - checked JSON

@@ -275,6 +275,7 @@ class QuantizeModel(Section):
     """``quantize``."""
 
     calibration_rows: Positive = Field(default=_UNSET)
+    ranges: Literal["minmax", "percentile", "entropy", "mse"] = Field(default=_UNSET)
     activations: Literal["auto", "uint8", "int8"] = Field(default=_UNSET)
     ffn_output: Literal["dynamic", "float", "static"] = Field(default=_UNSET)
     embedding: Literal["int8", "float"] = Field(default=_UNSET)

@@ -229,6 +229,8 @@ class QuantizeSpec:
 
     Attributes:
         calibration_rows: Training rows that the activation ranges are measured on.
+        ranges: How a range is chosen from the values that calibration saw. ``minmax`` holds all of them; ``percentile``
+            (99.99), ``entropy`` and ``mse`` may clip, and are kept only if they help, unless ``techniques`` is off.
         activations: ``auto`` takes the target's row; ``uint8`` or ``int8`` force it (ONNX only; TFLite is int8).
         ffn_output: Mode of the feed-forward output layers of a transformer, whose outliers break int8: ``float``
             (int8 weights are not used there), ``dynamic``, or ``static``.
@@ -240,6 +242,7 @@ class QuantizeSpec:
     """
 
     calibration_rows: int = 256
+    ranges: Literal["minmax", "percentile", "entropy", "mse"] = "minmax"
     activations: Literal["auto", "uint8", "int8"] = "auto"
     ffn_output: Literal["dynamic", "float", "static"] = "dynamic"
     embedding: Literal["int8", "float"] = "int8"

@@ -88,6 +88,7 @@ prune:                                 # remove the least useful structure, then
 
 quantize:                              # static int8
   calibration_rows: 256                # training rows that the ranges are measured on
+  ranges: minmax                       # or percentile, entropy, mse: may clip, kept only if that helps
   activations: auto                    # or uint8, int8 (ONNX only); auto takes what suits the target
 {quantize_more}
 export:

@@ -1,11 +1,14 @@
 """Plan the quantisation of the student once, on training rows, and write it into ONNX and into TFLite."""
 
+import hashlib
+import shutil
 import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +21,17 @@ from edgekit_converters.quantize.grid import ActivationType
 from edgekit_converters.quantize.modes import layer_mode
 from edgekit_converters.quantize.plan import PLAN_FILE, QuantPlan
 from edgekit_converters.rows import feeds
-from edgekit_models.data.dataset import read_dataset
+from edgekit_models.data.dataset import Inputs, read_dataset
 from edgekit_models.saved import load_own_model, read_config
 from edgekit_models.text_classifier import TextConfig
 from edgekit_runtime.errors import UsageError
 
-__all__ = ["PlanQuantisation", "QuantizeOnnx", "QuantizeTflite", "calibration_rows", "read_plan"]
+__all__ = ["PlanQuantisation", "QuantizeOnnx", "QuantizeTflite", "calibration_rows", "held_out_rows", "read_plan"]
+
+if TYPE_CHECKING:
+    from edgekit_converters.quantize.measure import Checkpoint
+
+_HELD_OUT = 32  # fewest rows that coverage is told from
 
 
 def calibration_rows(artifacts: Artifacts, *, count: int, seed: int) -> Iterator[dict[str, NDArray[np.generic]]]:
@@ -34,10 +42,20 @@ def calibration_rows(artifacts: Artifacts, *, count: int, seed: int) -> Iterator
     """
     if count < 1:
         raise UsageError("E0133", "quantize.calibration_rows is 0", fix="give at least 1; 256 is a good number")
-    data = read_dataset(artifacts[Kind.DATA].path)
-    generator = np.random.default_rng([seed, zlib.crc32(b"calibration")])
-    chosen = np.sort(generator.permutation(len(data.train))[:count])
-    return feeds(data.train.take(chosen).inputs, artifacts[Kind.TEACHER].path)
+    return feeds(_drawn(artifacts, seed, first=0, count=count), artifacts[Kind.TEACHER].path)
+
+
+def held_out_rows(artifacts: Artifacts, *, count: int, seed: int) -> Iterator[dict[str, NDArray[np.generic]]]:
+    """Give training rows that ``calibration_rows`` does not: a quarter as many, 32 at least, as far as there are."""
+    inputs = _drawn(artifacts, seed, first=count, count=max(_HELD_OUT, count // 4))
+    return feeds(inputs, artifacts[Kind.TEACHER].path)
+
+
+def _drawn(artifacts: Artifacts, seed: int, *, first: int, count: int) -> Inputs:
+    """Give training rows at some places of a seeded random order, in their own order."""
+    train = read_dataset(artifacts[Kind.DATA].path).train
+    order = np.random.default_rng([seed, zlib.crc32(b"calibration")]).permutation(len(train))
+    return train.take(np.sort(order[first : first + count])).inputs
 
 
 def read_plan(artifacts: Artifacts) -> QuantPlan:
@@ -52,6 +70,7 @@ class PlanQuantisation:
     task: Task
     how: QuantizeSpec
     seed: int
+    states: Path | None = None  # folder that a calibration which was killed goes on from
 
     takes: ClassVar[tuple[Kind, ...]] = (Kind.DATA, Kind.TEACHER, Kind.STUDENT_PRUNED)
     gives: ClassVar[Kind] = Kind.QUANT_PLAN
@@ -63,7 +82,8 @@ class PlanQuantisation:
         return ("torch", "numpy")
 
     def run(self, artifacts: Artifacts, into: Path, /) -> str:
-        """Write ``plan.json`` and the graph."""
+        """Write ``plan.json``, ``coverage.json`` and the graph."""
+        from edgekit_converters.quantize.calibration.held_out import hold_out
         from edgekit_converters.quantize.graph import save_graph, trace
         from edgekit_converters.quantize.measure import as_rows
         from edgekit_converters.quantize.planner import Planner
@@ -74,13 +94,15 @@ class PlanQuantisation:
         example = contract_of(model.config).example()
         longest = model.config.max_length if isinstance(model.config, TextConfig) else 0
         graph = trace(exportable(model), example, longest=longest)
-        feeds = calibration_rows(artifacts, count=self.how.calibration_rows, seed=self.seed)
+        drawn = {"count": self.how.calibration_rows, "seed": self.seed}
         planner = Planner(
             mode=layer_mode(self.task, self.how),
             whole_network=self.task is Task.IMAGE_CLASSIFICATION,
             techniques=self.how.techniques,
+            ranges=self.how.ranges,
+            resume=self._checkpoint(artifacts),
         )
-        rows = as_rows(graph, feeds, trim=longest > 2)
+        rows = as_rows(graph, partial(calibration_rows, artifacts, **drawn), trim=longest > 2)
         planned = planner.make(graph, rows)
         plan, relaxed = planned.plan, ""
         if self.how.min_sqnr_db is not None:
@@ -89,10 +111,31 @@ class PlanQuantisation:
             plan, relaxed = found.plan, f"; {len(found.relaxed)} layers relaxed for {found.sqnr_db:.1f} dB"
         (into / PLAN_FILE).write_text(plan.to_json(), encoding="utf-8")
         save_graph(planned.graph, example, into)
+        unseen = as_rows(graph, partial(held_out_rows, artifacts, **drawn), trim=longest > 2)
+        held_out = hold_out(planned.graph, plan, unseen)
+        held_out.write(into)
+        self._forget(artifacts)
         tried = [f"{row.name} {row.sqnr_after_db - row.sqnr_before_db:+.1f} dB" for row in planned.plan.techniques]
         kept = sum(row.kept for row in planned.plan.techniques)
         named = "; ".join(tried) or "none fits"
-        return f"{len(planned.plan.layers)} layers; {kept} of {len(tried)} techniques kept ({named}){relaxed}"
+        said = f"{kept} of {len(tried)} techniques kept ({named}){relaxed}; {held_out.line()}"
+        return f"{len(planned.plan.layers)} layers; {said}"
+
+    def _checkpoint(self, artifacts: Artifacts) -> "Checkpoint | None":
+        from edgekit_converters.quantize.measure import Checkpoint
+
+        folder = self._state_folder(artifacts)
+        return None if folder is None else Checkpoint(folder=folder)
+
+    def _forget(self, artifacts: Artifacts) -> None:
+        folder = self._state_folder(artifacts)
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _state_folder(self, artifacts: Artifacts) -> Path | None:
+        """Give a folder that builds of another student or recipe do not use."""
+        depends = repr((artifacts[Kind.STUDENT_PRUNED].digest, artifacts[Kind.DATA].digest, self.config(), self.seed))
+        return None if self.states is None else self.states / hashlib.sha256(depends.encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
