@@ -124,9 +124,18 @@ def _row(
 
 ROWS: Mapping[Variant, Quantise] = {
     _row("fp32", "float", "XnnpackPartitioner", page=_EXPORT): float_file,
-    _row("static-default", "static", "set_global(symmetric, per channel)"): partial(pt2e, scope="global"),
-    _row("static-linear", "static", "set_module_type(Linear)", tuned=True): partial(pt2e, scope="linear"),
-    _row("dynamic-default", "dynamic", "set_global(symmetric, per channel, is_dynamic=True)"): partial(
+    _row(
+        "static-default",
+        "static",
+        "PT2E, XNNPACKQuantizer.set_global(get_symmetric_quantization_config(is_per_channel=True))",
+    ): partial(pt2e, scope="global"),
+    _row(
+        "static-linear",
+        "static",
+        "as static-default, set_module_type(torch.nn.Linear) in place of set_global",
+        tuned=True,
+    ): partial(pt2e, scope="linear"),
+    _row("dynamic-default", "dynamic", "as static-default, is_dynamic=True"): partial(
         pt2e, scope="global", dynamic=True
     ),
     _row(

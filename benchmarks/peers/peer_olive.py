@@ -148,27 +148,49 @@ ROWS: Mapping[Variant, Quantise] = {
     _row("fp32-fused", "float", "OnnxConversion, OrtTransformersOptimization", page=_EXAMPLE): partial(
         from_folder, passes={"fuse": _FUSE}
     ),
-    _row("static-default", "static", "OnnxStaticQuantization", page=_GUIDE): partial(from_onnx, quantise=_STATIC),
-    _row("static-example", "static", "conversion, fusion, OnnxQuantization", tuned=True, page=_EXAMPLE): partial(
+    _row("static-default", "static", "OnnxStaticQuantization(data_config)", page=_GUIDE): partial(
+        from_onnx, quantise=_STATIC
+    ),
+    _row(
+        "static-example",
+        "static",
+        "OnnxConversion, OrtTransformersOptimization(bert), OnnxQuantization(data_config)",
+        tuned=True,
+        page=_EXAMPLE,
+    ): partial(
         from_folder,
         passes={"fuse": _FUSE, "quantise": {"type": "OnnxQuantization", "data_config": "calibration"}},
     ),
-    _row("static-linear", "static", "uint8, per channel, op types, attention excluded", tuned=True): partial(
-        from_onnx, quantise=_LINEAR, exclude=(ATTENTION,)
-    ),
-    _row("static-linear-out-float", "static", "as static-linear, outputs of MatMul float", tuned=True): partial(
-        from_onnx, quantise={**_LINEAR, **_OUT_FLOAT}, exclude=(ATTENTION,)
-    ),
-    _row("static-linear-no-ffn-out", "static", "as static-linear, FFN-out excluded too", tuned=True): partial(
-        from_onnx, quantise=_LINEAR, exclude=(ATTENTION, FFN_OUT)
-    ),
+    _row(
+        "static-linear",
+        "static",
+        "OnnxStaticQuantization: activation_type uint8, per_channel, no prepare_qdq_config; op_types_to_quantize "
+        "MatMul, Gemm, Gather; the attention's own MatMuls in nodes_to_exclude",
+        tuned=True,
+    ): partial(from_onnx, quantise=_LINEAR, exclude=(ATTENTION,)),
+    _row(
+        "static-linear-out-float",
+        "static",
+        "as static-linear, extra_options OpTypesToExcludeOutputQuantization MatMul, Gemm",
+        tuned=True,
+    ): partial(from_onnx, quantise={**_LINEAR, **_OUT_FLOAT}, exclude=(ATTENTION,)),
+    _row(
+        "static-linear-no-ffn-out",
+        "static",
+        "as static-linear, the 6 FFN-out MatMuls in nodes_to_exclude too",
+        tuned=True,
+    ): partial(from_onnx, quantise=_LINEAR, exclude=(ATTENTION, FFN_OUT)),
     _row("dynamic-default", "dynamic", "OnnxDynamicQuantization", page=_GUIDE): partial(from_onnx, quantise=_DYNAMIC),
     _row("dynamic-per-channel", "dynamic", "OnnxDynamicQuantization, per channel", tuned=True): partial(
         from_onnx, quantise={**_DYNAMIC, "per_channel": True}
     ),
-    _row("dynamic-fused", "dynamic", "conversion, fusion, dynamic, per channel", tuned=True, page=_EXAMPLE): partial(
-        from_folder, passes={"fuse": _FUSE, "quantise": {**_DYNAMIC, "per_channel": True}}
-    ),
+    _row(
+        "dynamic-fused",
+        "dynamic",
+        "OnnxConversion, OrtTransformersOptimization(bert), OnnxDynamicQuantization(per_channel)",
+        tuned=True,
+        page=_EXAMPLE,
+    ): partial(from_folder, passes={"fuse": _FUSE, "quantise": {**_DYNAMIC, "per_channel": True}}),
 }
 
 if __name__ == "__main__":

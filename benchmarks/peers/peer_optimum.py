@@ -152,14 +152,25 @@ ROWS: Mapping[Variant, Quantise] = {
     ),
     _row("static-vnni", "static", "avx512_vnni(is_static=True, per_channel=True)", tuned=True): _with(static=True),
     _row(
-        "static-example", "static", "as static-vnni with the example's preprocessor passes", tuned=True, page=_EXAMPLE
+        "static-example",
+        "static",
+        "as static-vnni, QuantizationPreprocessor with the example's passes: LayerNorm, GELU, Add after Add, Add after "
+        "Gather and Add before Softmax excluded",
+        tuned=True,
+        page=_EXAMPLE,
     ): _with(static=True, preprocess=True),
-    _row("static-linear", "static", "avx512_vnni, MatMul and Gather, attention excluded", tuned=True): _with(
-        static=True, linear=True, exclude=(ATTENTION,)
-    ),
-    _row("static-linear-no-ffn-out", "static", "as static-linear, FFN-out excluded too", tuned=True): _with(
-        static=True, linear=True, exclude=(ATTENTION, FFN_OUT)
-    ),
+    _row(
+        "static-linear",
+        "static",
+        "as static-vnni, operators_to_quantize MatMul, Gemm, Gather; the attention's own MatMuls in nodes_to_exclude",
+        tuned=True,
+    ): _with(static=True, linear=True, exclude=(ATTENTION,)),
+    _row(
+        "static-linear-no-ffn-out",
+        "static",
+        "as static-linear, the 6 FFN-out MatMuls in nodes_to_exclude too",
+        tuned=True,
+    ): _with(static=True, linear=True, exclude=(ATTENTION, FFN_OUT)),
     _row("dynamic-default", "dynamic", "avx512_vnni(is_static=False, per_channel=False), as the guide"): _with(
         static=False, per_channel=False
     ),
@@ -169,9 +180,13 @@ ROWS: Mapping[Variant, Quantise] = {
     _row("dynamic-per-channel", "dynamic", "avx512_vnni(is_static=False, per_channel=True)", tuned=True): _with(
         static=False
     ),
-    _row("dynamic-o2", "dynamic", "ORTOptimizer O2, then as dynamic-per-channel", tuned=True, page=_OPTIMISE): _with(
-        static=False, optimised=True
-    ),
+    _row(
+        "dynamic-o2",
+        "dynamic",
+        "ORTOptimizer with AutoOptimizationConfig.O2(), then as dynamic-per-channel",
+        tuned=True,
+        page=_OPTIMISE,
+    ): _with(static=False, optimised=True),
 }
 
 if __name__ == "__main__":

@@ -95,32 +95,56 @@ def _static(
 ROWS: Mapping[Variant, Quantise] = {
     _row("fp32", "float", "torch.onnx.export, opset 20"): float_file,
     _row("static-default", "static", "quant_pre_process, quantize_static(model, out, reader)"): quantise_static,
-    _row("static-u8s8", "static", "all operators, U8S8, per channel", tuned=True): partial(
-        quantise_static, options=_U8S8
-    ),
-    _row("static-linear", "static", "U8S8, per channel, linear layers and embedding only", tuned=True): _static(),
-    _row("static-linear-entropy", "static", "as static-linear, Entropy, 16 rows", tuned=True): _static(
-        rows=16, method="Entropy"
-    ),
-    _row("static-linear-percentile", "static", "as static-linear, Percentile 99.999, 16 rows", tuned=True): _static(
-        rows=16, method="Percentile", extra=_PERCENTILE
-    ),
-    _row("static-linear-out-float", "static", "as static-linear, outputs of MatMul float", tuned=True): _static(
-        extra=_OUT_FLOAT
-    ),
+    _row(
+        "static-u8s8", "static", "as default with QUInt8 activations, QInt8 weights, per_channel=True", tuned=True
+    ): partial(quantise_static, options=_U8S8),
+    _row(
+        "static-linear",
+        "static",
+        "U8S8, per channel; op_types_to_quantize MatMul, Gemm, Gather; the attention's own MatMuls in nodes_to_exclude",
+        tuned=True,
+    ): _static(),
+    _row(
+        "static-linear-entropy",
+        "static",
+        "as static-linear, CalibrationMethod.Entropy, 16 rows (it keeps all activations in memory)",
+        tuned=True,
+    ): _static(rows=16, method="Entropy"),
+    _row(
+        "static-linear-percentile",
+        "static",
+        "as static-linear, CalibrationMethod.Percentile, CalibPercentile 99.999, 16 rows",
+        tuned=True,
+    ): _static(rows=16, method="Percentile", extra=_PERCENTILE),
+    _row(
+        "static-linear-out-float",
+        "static",
+        "as static-linear, OpTypesToExcludeOutputQuantization MatMul, Gemm",
+        tuned=True,
+    ): _static(extra=_OUT_FLOAT),
     # The guide's debugging section: find the worst layers by qdq_loss_debug and exclude them. They are FFN-out.
-    _row("static-linear-no-ffn-out", "static", "as static-linear, the 6 FFN-out MatMuls float", tuned=True): _static(
-        (ATTENTION, FFN_OUT)
-    ),
-    _row("static-linear-no-ffn-out-out-float", "static", "as before, outputs of MatMul float too", tuned=True): _static(
-        (ATTENTION, FFN_OUT), extra=_OUT_FLOAT
-    ),
+    _row(
+        "static-linear-no-ffn-out",
+        "static",
+        "as static-linear, the 6 FFN-out MatMuls (worst by qdq_loss_debug) in nodes_to_exclude too",
+        tuned=True,
+    ): _static((ATTENTION, FFN_OUT)),
+    _row(
+        "static-linear-no-ffn-out-out-float",
+        "static",
+        "as static-linear-no-ffn-out, OpTypesToExcludeOutputQuantization MatMul, Gemm",
+        tuned=True,
+    ): _static((ATTENTION, FFN_OUT), extra=_OUT_FLOAT),
     _row("dynamic-default", "dynamic", "quantize_dynamic(model, out)"): quantise_dynamic,
     _row("dynamic-per-channel", "dynamic", "quantize_dynamic(per_channel=True)", tuned=True): partial(
         quantise_dynamic, options={"per_channel": True}
     ),
     _row(
-        "dynamic-fused", "dynamic", "transformer optimiser, then per channel", tuned=True, page=_OPTIMIZER
+        "dynamic-fused",
+        "dynamic",
+        "transformers.optimizer.optimize_model (bert, 12 heads), then quantize_dynamic(per_channel=True)",
+        tuned=True,
+        page=_OPTIMIZER,
     ): dynamic_fused,
 }
 

@@ -32,10 +32,10 @@ def _smooth(alpha: float, **extra: object) -> Quantise:
 
 
 ROWS: Mapping[Variant, Quantise] = {
-    _row("static-smoothquant", "as static-linear, SmoothQuant, alpha 0.5"): _smooth(0.5),
-    _row("static-smoothquant-out-float", "alpha 0.7, outputs of MatMul float"): _smooth(
-        0.7, OpTypesToExcludeOutputQuantization=["MatMul", "Gemm"]
-    ),
+    _row("static-smoothquant", "as static-linear, SmoothQuant, SmoothQuantAlpha 0.5, no folding"): _smooth(0.5),
+    _row(
+        "static-smoothquant-out-float", "as static-linear-out-float, SmoothQuant, SmoothQuantAlpha 0.7, no folding"
+    ): _smooth(0.7, OpTypesToExcludeOutputQuantization=["MatMul", "Gemm"]),
 }
 
 if __name__ == "__main__":
