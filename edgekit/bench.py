@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.lanes import EngineLane
+from edgekit.lanes import EngineLane, Lane, torch_dynamic_lane
 from edgekit.pipeline import Artifacts, Kind
 
 __all__ = ["LaneTime", "machine", "measure", "time_lanes", "yardsticks"]
@@ -45,7 +45,7 @@ class LaneTime:
     runs: int
 
 
-def measure(lanes: Sequence[EngineLane], rows: Sequence[Feeds], *, rounds: int = _ROUNDS) -> tuple[LaneTime, ...]:
+def measure(lanes: Sequence[Lane], rows: Sequence[Feeds], *, rounds: int = _ROUNDS) -> tuple[LaneTime, ...]:
     """Run one inference of each lane in turn, ``rounds`` times.
 
     Args:
@@ -74,23 +74,25 @@ def measure(lanes: Sequence[EngineLane], rows: Sequence[Feeds], *, rounds: int =
     )
 
 
-def yardsticks(artifacts: Artifacts) -> tuple[EngineLane, ...]:
+def yardsticks(artifacts: Artifacts) -> tuple[Lane, ...]:
     """Give the teacher in ONNX Runtime float32 if it was exported, and every lane of the student."""
     from edgekit.stages import engine_lanes
     from edgekit_converters.export.stage import ONNX_FILE
 
     lanes = engine_lanes(artifacts)
+    dynamic = torch_dynamic_lane(artifacts[Kind.STUDENT_PRUNED].path)
+    every: tuple[Lane, ...] = lanes if dynamic is None else (*lanes, dynamic)
     teacher = artifacts[Kind.TEACHER_ONNX].path / ONNX_FILE
     if not teacher.is_file() or not lanes:
-        return lanes
+        return every
     # Teacher and student fulfil one contract; the logical names are those of an ONNX file.
     inputs, outputs = (
         tuple(replace(spec, tensor=spec.name) for spec in side) for side in (lanes[0].inputs, lanes[0].outputs)
     )
-    return (EngineLane(name="teacher", engine="onnxruntime", model=teacher, inputs=inputs, outputs=outputs), *lanes)
+    return (EngineLane(name="teacher", engine="onnxruntime", model=teacher, inputs=inputs, outputs=outputs), *every)
 
 
-def time_lanes(lanes: Sequence[EngineLane], artifacts: Artifacts) -> tuple[LaneTime, ...]:
+def time_lanes(lanes: Sequence[Lane], artifacts: Artifacts) -> tuple[LaneTime, ...]:
     """Measure lanes on evaluation rows of a build."""
     from edgekit_converters.rows import feeds
     from edgekit_models.data.dataset import read_dataset

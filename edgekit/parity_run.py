@@ -7,7 +7,17 @@ from pathlib import Path
 from typing import Literal, cast
 
 from edgekit.kept import kept_lane
-from edgekit.lanes import LANES, MODEL_FILES, EngineLane, engine_of, run_engine_lane, run_torch_lane
+from edgekit.lanes import (
+    LANES,
+    MODEL_FILES,
+    TORCH_DYNAMIC,
+    EngineLane,
+    Lane,
+    TorchDynamicLane,
+    engine_of,
+    run_engine_lane,
+    run_torch_lane,
+)
 from edgekit.parity import ParityResult, compare_lanes
 from edgekit.recipe.spec import DataSource, DataSpec, ImageSpec, Task
 from edgekit_models.data.dataset import Rows
@@ -44,7 +54,7 @@ def run_parity(
 
     Args:
         path: The ``.edge`` file.
-        lanes: Names from ``LANES``.
+        lanes: Names from ``LANES``; ``torch-int8-dynamic`` is left out of an image bundle unless it is the reference.
         reference: One of them.
         data: Rows; None takes the evaluation rows that the build kept.
 
@@ -57,6 +67,8 @@ def run_parity(
         UsageError: An unknown lane, or rows that do not fit.
     """
     bundle = verify(path)
+    if bundle.manifest.task == Task.IMAGE_CLASSIFICATION.value:
+        lanes = [name for name in lanes if name != TORCH_DYNAMIC]
     wanted = list(dict.fromkeys((reference, *lanes)))
     unknown = [name for name in wanted if name not in LANES]
     if unknown:
@@ -75,13 +87,15 @@ def run_parity(
     return compare_lanes(logits, rows.targets, reference=reference), warnings
 
 
-def bundle_lane(bundle: Bundle, path: Path, name: str) -> EngineLane:
-    """Give an engine lane of a bundle: int8 from its members, float from what the build kept.
+def bundle_lane(bundle: Bundle, path: Path, name: str) -> Lane:
+    """Give a lane of a bundle that can be timed: int8 from its members, all else from what the build kept.
 
     Raises:
         MissingError: A float lane that is not kept.
         UsageError: The bundle has no model of that format.
     """
+    if name == TORCH_DYNAMIC:
+        return TorchDynamicLane(student=kept_lane(path, "torch"))
     engine = engine_of(name)
     entry = bundle.manifest.models.get(engine)
     if name.endswith("-int8"):

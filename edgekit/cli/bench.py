@@ -29,7 +29,7 @@ def command(bundle: str, lanes: tuple[str, ...], rounds: int, as_json: bool) -> 
     held = [name for name in _ENGINE_LANES if name.endswith("-int8") and engine_of(name) in checked.manifest.models]
     wanted = lanes or held
     chosen = [bundle_lane(checked, path, name) for name in dict.fromkeys(wanted)]
-    names = [spec.name for spec in chosen[0].inputs]
+    names = [spec.name for spec in next(iter(checked.manifest.models.values())).inputs]
     arrays = {name: checked.npy(f"golden/{name}.npy") for name in names}
     count = len(next(iter(arrays.values())))
     rows = [{name: array[i : i + 1] for name, array in arrays.items()} for i in range(count)]
