@@ -280,5 +280,6 @@ def test_exact_kernels_are_asked_for_only_on_x86_without_vnni(tmp_path, monkeypa
     cpuinfo.write_text(f"processor\t: 0\nmodel name\t: some\nflags\t\t: {flags}\n")
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     assert engine.adds_in_16_bits(str(cpuinfo)) is saturates
+    assert engine.adds_in_16_bits(str(tmp_path / "absent")) is True  # slow is better than wrong
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
     assert engine.adds_in_16_bits(str(cpuinfo)) is False
