@@ -161,9 +161,9 @@ def engine_of(lane: str) -> Runtime:
 
 def run_engine_lane(lane: Lane, rows: Sequence[Feeds]) -> NDArray[np.float32]:
     """Give the answers to all rows, float32 (N, entries): logits, vectors, or all output tensors side by side."""
-    names = [spec.name for spec in lane.outputs]
     with lane.open() as engine:
-        return np.concatenate([flat_outputs(engine.run(feeds), names) for feeds in rows])
+        answers = [engine.run(feeds) for feeds in rows]
+    return np.concatenate([flat_outputs(answer, list(answer)) for answer in answers])
 
 
 def run_torch_lane(student: Path, rows: Sequence[Feeds]) -> NDArray[np.float32]:
