@@ -21,6 +21,9 @@ TEXT_ONLY = (
     ("prune", "ffn"),
     ("quantize", "ffn_output"),
     ("quantize", "embedding"),
+    ("quantize", "weights"),
+    ("quantize", "rounding"),
+    ("quantize", "block"),
 )
 IMAGE_ONLY = (
     ("model", "student", "widths"),

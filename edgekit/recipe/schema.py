@@ -276,12 +276,29 @@ class QuantizeModel(Section):
 
     calibration_rows: Positive = Field(default=_UNSET)
     ranges: Literal["minmax", "percentile", "entropy", "mse"] = Field(default=_UNSET)
-    activations: Literal["auto", "uint8", "int8"] = Field(default=_UNSET)
+    activations: Literal["auto", "uint8", "int8", "int16"] = Field(default=_UNSET)
     ffn_output: Literal["dynamic", "float", "static"] = Field(default=_UNSET)
-    embedding: Literal["int8", "float"] = Field(default=_UNSET)
+    embedding: Literal["int8", "int4", "float"] = Field(default=_UNSET)
+    weights: Literal["int8", "int4", "power-of-two", "codebook"] = Field(default=_UNSET)
+    rounding: Literal["nearest", "gptq", "adaround"] = Field(default=_UNSET)
+    block: Literal[0, 32, 64, 128, 256] = Field(default=_UNSET)
     techniques: bool = Field(default=_UNSET)
     min_sqnr_db: float = Field(default=_UNSET, gt=0)
     all_int8: bool = Field(default=_UNSET)
+
+    @model_validator(mode="after")
+    def _scheme(self) -> Self:
+        coded = self.weights is not None and self.weights != "int8"
+        if coded and (self.activations == "int16" or self.ffn_output == "static" or self.all_int8):
+            given = {"activations": self.activations == "int16", "ffn_output": self.ffn_output == "static"}
+            key = next((name for name, wrong in given.items() if wrong), "all_int8")
+            raise fault(f"needs weights: int8; {self.weights} weights meet no calibrated activations", key=key)
+        if self.weights != "int4":
+            if self.rounding not in (None, "nearest"):
+                raise fault(f"{self.rounding} chooses the codes of weights: int4", key="rounding")
+            if self.block is not None and self.embedding != "int4":
+                raise fault("is a block of 4-bit weights; set weights: int4", key="block")
+        return self
 
 
 class ExportModel(Section):

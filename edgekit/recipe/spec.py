@@ -232,9 +232,15 @@ class QuantizeSpec:
         ranges: How a range is chosen from the values that calibration saw. ``minmax`` holds all of them; ``percentile``
             (99.99), ``entropy`` and ``mse`` may clip, and are kept only if they help, unless ``techniques`` is off.
         activations: ``auto`` takes the target's row; ``uint8`` or ``int8`` force it (ONNX only; TFLite is int8).
+            ``int16`` gives static layers 16-bit inputs and outputs in both formats.
         ffn_output: Mode of the feed-forward output layers of a transformer, whose outliers break int8: ``float``
             (int8 weights are not used there), ``dynamic``, or ``static``.
-        embedding: ``int8`` or ``float`` word embeddings.
+        embedding: ``int8``, ``int4`` or ``float`` word embeddings.
+        weights: Code of the linear layers' weights (text only). ``int4`` layers round their inputs at each run,
+            ``power-of-two`` and ``codebook`` ones leave them float; heads stay float.
+        rounding: What chooses the codes of ``int4``; ``gptq`` and ``adaround`` are kept only if they help.
+        block: Inputs that share a scale of ``int4``; 0 = one scale per output channel. A layer whose inputs it does not
+            divide takes one scale per channel.
         techniques: Try the accuracy techniques and keep those that help; off gives the naive plan, for comparison.
         min_sqnr_db: The most sensitive layers leave static int8 until the simulated model is this close to float on
             held-in rows, in dB; None = all stay.
@@ -243,9 +249,12 @@ class QuantizeSpec:
 
     calibration_rows: int = 256
     ranges: Literal["minmax", "percentile", "entropy", "mse"] = "minmax"
-    activations: Literal["auto", "uint8", "int8"] = "auto"
+    activations: Literal["auto", "uint8", "int8", "int16"] = "auto"
     ffn_output: Literal["dynamic", "float", "static"] = "dynamic"
-    embedding: Literal["int8", "float"] = "int8"
+    embedding: Literal["int8", "int4", "float"] = "int8"
+    weights: Literal["int8", "int4", "power-of-two", "codebook"] = "int8"
+    rounding: Literal["nearest", "gptq", "adaround"] = "nearest"
+    block: Literal[0, 32, 64, 128, 256] = 32
     techniques: bool = True
     min_sqnr_db: float | None = None
     all_int8: bool = False

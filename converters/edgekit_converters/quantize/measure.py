@@ -27,7 +27,8 @@ def simulate(
 ) -> NDArray[np.float64]:
     """Give the outputs that the plan's int8 model is expected to have: (rows, ...).
 
-    Static layers round input, weight and output; dynamic ones round the weight and, per tensor, the input. This is
+    Static layers round input, weight and output; dynamic ones round the weight and, per tensor, the input; coded ones
+    decode their codes, and round each token of their input unless they are weight-only. This is
     LiteRT's arithmetic; ONNX Runtime leaves the outputs of linear layers float (``linear_outputs=False``).
     """
     by_name = {layer.name: layer for layer in plan.layers}
@@ -60,6 +61,8 @@ def simulate(
 
 
 def _rounded_weight(graph: fx.GraphModule, owner: fx.Graph, name: str, layer: LayerPlan) -> Tensor:
+    if layer.is_coded:
+        return torch.from_numpy(layer.held.dequantise())
     node = next(node for node in owner.nodes if node.name == name)
     weight = parameter(graph, node.args[0 if layer.kind == "embedding" else 1])
     assert weight is not None, layer_name(node)
@@ -68,6 +71,10 @@ def _rounded_weight(graph: fx.GraphModule, owner: fx.Graph, name: str, layer: La
 
 
 def _rounded_input(x: Tensor, layer: LayerPlan) -> Tensor:
+    if layer.mode is Mode.WEIGHT_ONLY:
+        return x
+    if layer.is_coded:  # LiteRT gives each token a grid of its own; ONNX Runtime's steps are finer still
+        return _on_own_grids(x)
     if layer.input is not None:
         return _on_grid(x, layer.input)
     low, high = (float(side) for side in torch.aminmax(x))  # dynamic: the grid of this very tensor
@@ -75,8 +82,14 @@ def _rounded_input(x: Tensor, layer: LayerPlan) -> Tensor:
     return _on_grid(x, Grid(low=low, high=high, scale=scale, zero_point=round(-128 - min(low, 0.0) / scale)))
 
 
+def _on_own_grids(x: Tensor) -> Tensor:
+    """Round each row of the last dimension on a symmetric int8 grid that just holds it."""
+    scale = x.abs().amax(-1, keepdim=True).clamp_min(1e-9) / 127.0
+    return (x / scale).round_().mul_(scale)
+
+
 def _on_grid(x: Tensor, grid: Grid) -> Tensor:
-    codes = (x / grid.scale).round_().add_(grid.zero_point).clamp_(-128, 127)
+    codes = (x / grid.scale).round_().add_(grid.zero_point).clamp_(*grid.codes)
     return codes.sub_(grid.zero_point).mul_(grid.scale)
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from edgekit_converters.quantize.grid import ActivationType, bias_codes
 from edgekit_converters.quantize.modes import Mode
 from edgekit_converters.quantize.onnx_graph import GraphEditor
+from edgekit_converters.quantize.onnx_schemes import stamp_onnx
 from edgekit_converters.quantize.plan import Grid, LayerPlan, QuantPlan
 from edgekit_runtime.errors import ConversionError
 
@@ -98,9 +99,12 @@ def quantize_onnx(
     """
     graph = GraphEditor(onnx.load(source))
     writer = _Writer(graph, activations)
-    counts = dict.fromkeys((*(mode.value for mode in Mode), "embedding"), 0)
+    counts = dict.fromkeys((*(mode.value for mode in Mode), "embedding", "int4", "power-of-two", "codebook"), 0)
     nodes = match_layers(graph, weights)
     for layer in plan.layers:
+        if layer.is_coded and layer.scheme is not None:
+            counts[layer.scheme.kind] += 1
+            continue
         counts["embedding" if layer.kind == "embedding" else layer.mode.value] += layer.mode is not Mode.FLOAT
         if layer.mode is Mode.FLOAT:
             counts["float"] += layer.kind != "embedding"
@@ -110,7 +114,7 @@ def quantize_onnx(
             writer.static(nodes[layer.name], layer, weights[layer.name])
         else:
             writer.dynamic(nodes[layer.name], layer, weights[layer.name])
-    target.write_bytes(graph.finish().SerializeToString(deterministic=True))
+    target.write_bytes(stamp_onnx(graph.finish(), plan, weights).SerializeToString(deterministic=True))
     return counts
 
 
@@ -125,8 +129,9 @@ class _Writer:
         """Give the tensor after Q and DQ; one pair serves all its readers."""
         after = f"{tensor}.dq"
         if tensor not in self._paired:
-            unsigned = self.activations == "uint8"
-            code = np.uint8(grid.zero_point + 128) if unsigned else np.int8(grid.zero_point)
+            unsigned = self.activations == "uint8" and grid.bits == 8
+            signed = np.int8(grid.zero_point) if grid.bits == 8 else np.int16(0)
+            code = np.uint8(grid.zero_point + 128) if unsigned else signed
             step = self.graph.constant(f"{tensor}.scale", np.float32(grid.scale))
             zero = self.graph.constant(f"{tensor}.zero_point", code)
             self.graph.add("QuantizeLinear", [tensor, step, zero], [f"{tensor}.q"])
@@ -152,9 +157,10 @@ class _Writer:
         node.input[0] = self._pair(source, layer.input)
         node.input[1] = self._weight(node, layer, weight)
         if node.op_type == "MatMul":
-            self._broad_bias(node, layer)
+            if layer.input.bits == 8:
+                self._broad_bias(node, layer)
             return
-        bias = self.graph.weight(node.input[2]) if len(node.input) > 2 else None
+        bias = self.graph.weight(node.input[2]) if len(node.input) > 2 and layer.input.bits == 8 else None
         if bias is not None:
             node.input[2] = self._bias(layer, bias.astype(np.float32))
         if node.op_type == "Conv" and layer.output is not None:

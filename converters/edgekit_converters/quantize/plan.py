@@ -1,7 +1,7 @@
 """The quantisation plan: how every layer computes, on which grid, and why; both formats are written from it."""
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from typing import Any, Literal
 
@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from edgekit_converters.quantize.calibration.spec import RangeMethod
 from edgekit_converters.quantize.grid import Range, grid_of, weight_grid
 from edgekit_converters.quantize.modes import Mode
+from edgekit_converters.quantize.schemes.lookup import Coded
+from edgekit_converters.quantize.schemes.scheme import WeightScheme
 from edgekit_runtime.errors import ConversionError
 
 __all__ = ["PLAN_FILE", "Grid", "LayerPlan", "QuantPlan", "Technique", "grid_from"]
@@ -23,31 +25,45 @@ _VERSION = 1
 class Grid:
     """An asymmetric int8 grid of one tensor: ``q = clip(rint(x / scale) + zero_point, -128, 127)``.
 
+    With 16 bits it is symmetric, as LiteRT's kernels need: codes -32,768 to 32,767, zero point 0.
+
     Attributes:
         low: Smallest value that calibration saw, or the clip that was chosen below it.
         high: Largest.
         scale: Width of a step, a float32 value; above 0.
         zero_point: Code of 0.0, -128 to 127; uint8 kernels use ``zero_point + 128``, the same grid.
+        bits: 8 or 16.
     """
 
     low: float
     high: float
     scale: float
     zero_point: int
+    bits: Literal[8, 16] = 8
 
     def __post_init__(self) -> None:
-        if not (self.scale > 0 and -128 <= self.zero_point <= 127 and self.low <= self.high):
+        known = -128 <= self.zero_point <= 127 if self.bits == 8 else self.bits == 16 and self.zero_point == 0
+        if not (self.scale > 0 and known and self.low <= self.high):
             raise ConversionError("E0766", f"the plan holds an impossible grid: {self}", fix="build again")
 
     @property
+    def codes(self) -> tuple[int, int]:
+        """Smallest and largest code."""
+        return -(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1
+
+    @property
     def limits(self) -> tuple[np.float64, np.float64]:
-        """Values of the codes -128 and 127 in float64, from which scale and zero point come back exactly."""
+        """Values of the outermost codes in float64, from which scale and zero point come back exactly."""
         scale = np.float64(np.float32(self.scale))
-        return scale * (-128 - self.zero_point), scale * (127 - self.zero_point)
+        lowest, highest = self.codes if self.bits == 8 else (-self.codes[1], self.codes[1])
+        return scale * (lowest - self.zero_point), scale * (highest - self.zero_point)
 
 
-def grid_from(seen: Range) -> Grid:
+def grid_from(seen: Range, *, bits: Literal[8, 16] = 8) -> Grid:
     """Give the grid that holds a range and 0."""
+    if bits == 16:
+        step = np.float32(max(-seen.low, seen.high, 1e-9) / 32767.0)
+        return Grid(low=seen.low, high=seen.high, scale=float(step), zero_point=0, bits=16)
     scale, zero_point = grid_of(seen, "int8")
     return Grid(low=seen.low, high=seen.high, scale=float(scale), zero_point=zero_point)
 
@@ -66,6 +82,8 @@ class LayerPlan:
         input: Grid of the input; None unless static.
         output: Grid of the output behind a fused ReLU; None unless static. ONNX Runtime's linear kernels give float and
             leave it out; LiteRT's and all convolutions use it.
+        scheme: How the weights are coded in fewer than 8 bits; None = int8, with ``weight_scales``.
+        coded: The codes that ``scheme`` names by their digest; the JSON does not hold them.
     """
 
     name: str
@@ -75,6 +93,30 @@ class LayerPlan:
     weight_scales: tuple[float, ...] = ()
     input: Grid | None = None
     output: Grid | None = None
+    scheme: WeightScheme | None = None
+    coded: Coded | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def is_coded(self) -> bool:
+        """Whether the weights stand in the files in fewer than 8 bits."""
+        return self.scheme is not None and self.mode is not Mode.FLOAT
+
+    @property
+    def is_int8(self) -> bool:
+        """Whether the weights stand in the files as int8."""
+        return self.scheme is None and self.mode is not Mode.FLOAT
+
+    @property
+    def held(self) -> Coded:
+        """The codes of a coded layer.
+
+        Raises:
+            ConversionError: The plan was read without them (E0821).
+        """
+        if self.coded is None:
+            fix = "read the plan with the file of codes beside it"
+            raise ConversionError("E0821", f"the codes of {self.name} are absent", fix=fix)
+        return self.coded
 
     def scales(self, weight: NDArray[np.float32]) -> NDArray[np.float32]:
         """Give the scales of a weight whose channels are dimension 0, float32 (channels,)."""
@@ -133,6 +175,14 @@ class QuantPlan:
         """Give a layer by its path."""
         return next(layer for layer in self.layers if layer.name == name)
 
+    def codes(self) -> dict[str, Coded]:
+        """Give the coded weights by layer.
+
+        Raises:
+            ConversionError: The plan was read without its codes (E0821).
+        """
+        return {layer.name: layer.held for layer in self.layers if layer.is_coded}
+
     def with_modes(self, mode: Mode, *, kind: str) -> "QuantPlan":
         """Give a copy where every int8 layer of a kind computes in ``mode``."""
         changed = tuple(
@@ -143,7 +193,11 @@ class QuantPlan:
 
     def to_json(self) -> str:
         """Give the file's text; the same plan gives the same bytes."""
-        return json.dumps({"version": _VERSION, **asdict(self)}, indent=1, sort_keys=True, allow_nan=False) + "\n"
+        plain = replace(self, layers=tuple(replace(layer, coded=None) for layer in self.layers))
+        values = asdict(plain)
+        for layer in values["layers"]:
+            del layer["coded"]
+        return json.dumps({"version": _VERSION, **values}, indent=1, sort_keys=True, allow_nan=False) + "\n"
 
     @property
     def digest(self) -> str:
@@ -176,4 +230,7 @@ class QuantPlan:
 
 def _layer(raw: dict[str, Any]) -> LayerPlan:
     grids = {side: None if raw[side] is None else Grid(**raw[side]) for side in ("input", "output")}
-    return LayerPlan(**{**raw, **grids, "mode": Mode(raw["mode"]), "weight_scales": tuple(raw["weight_scales"])})
+    scheme = None if raw.get("scheme") is None else WeightScheme(**raw["scheme"])
+    return LayerPlan(
+        **{**raw, **grids, "scheme": scheme, "mode": Mode(raw["mode"]), "weight_scales": tuple(raw["weight_scales"])}
+    )

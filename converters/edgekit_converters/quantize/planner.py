@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -49,6 +50,8 @@ class Planner:
     """Settings of a plan.
 
     Attributes:
+        bits: Of the activations of static layers.
+        finish: Codes the weights in fewer than 8 bits, so that techniques are judged on what the files will hold.
         mode: Mode of a layer by its module path; parts that a technique made are asked by the path of the whole.
         whole_network: See ``QuantPlan``.
         techniques: Try them; off for measurements of a naive plan.
@@ -64,6 +67,8 @@ class Planner:
     ranges: RangeMethod = "minmax"
     resume: Checkpoint | None = None
     judged_rows: int = 32
+    bits: Literal[8, 16] = 8
+    finish: Callable[[Graph, QuantPlan], QuantPlan] | None = None
 
     def make(self, graph: Graph, rows: Sequence[Row]) -> Planned:
         """Make the plan.
@@ -131,7 +136,7 @@ class Planner:
             ranges=ranges,
             whole_network=self.whole_network,
         )
-        return Planned(graph, plan)
+        return Planned(graph, plan if self.finish is None else self.finish(graph, plan))
 
     def _layer(self, graph: Graph, seen: dict[str, Measured], name: str, kind: str, node: fx.Node) -> LayerPlan:
         mode = self.mode(_whole(name))
@@ -142,8 +147,8 @@ class Planner:
             return LayerPlan(name=name, kind=kind, mode=mode, why="kept float by the recipe or the task")  # type: ignore[arg-type]
         before = after = None
         if mode is Mode.STATIC and kind != "embedding":
-            before = grid_from(seen[str(node.args[0])].range)
-            after = _output_grid(seen, node)
+            before = grid_from(seen[str(node.args[0])].range, bits=self.bits)
+            after = _output_grid(seen, node, bits=self.bits)
             weight = _make_room(graph, node, weight, before)
         _, scales = weight_grid(weight.numpy(), axis=0)
         return LayerPlan(
@@ -188,9 +193,9 @@ def _why(kind: str, mode: Mode) -> str:
     return "integer kernels on a calibrated grid"
 
 
-def _output_grid(seen: dict[str, Measured], node: fx.Node) -> Grid:
+def _output_grid(seen: dict[str, Measured], node: fx.Node, *, bits: Literal[8, 16]) -> Grid:
     end = after_activation(node)
     found = seen[end.name].range
     if len(end.users) == 1 and next(iter(end.users)).target is GELU:
         found = Range(min(max(found.low, GELU_FLOOR), found.high), found.high)
-    return grid_from(found)
+    return grid_from(found, bits=bits)

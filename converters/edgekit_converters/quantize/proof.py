@@ -58,7 +58,7 @@ def prove(plan: QuantPlan, weights: Arrays, biases: Arrays, found: Mapping[str, 
     """
     equal = 0
     for layer in plan.layers:
-        if layer.mode is Mode.FLOAT:
+        if not layer.is_int8:
             continue
         held = found.get(layer.name)
         if held is None:
@@ -105,7 +105,7 @@ def _differs(layer: LayerPlan, part: str, wanted: object, given: object) -> Conv
 def read_tflite(path: Path, plan: QuantPlan, weights: Arrays) -> dict[str, Stamped]:
     """Read the int8 layers of a TFLite file; a layer is known by its codes."""
     graph = TfliteGraph(path)
-    wanted = {p.name: p.codes(weights[p.name]) for p in plan.layers if p.mode is not Mode.FLOAT}
+    wanted = {p.name: p.codes(weights[p.name]) for p in plan.layers if p.is_int8}
     found = {}
     for name, layer in graph.match(wanted).items():
         scales, _ = graph.grid(layer.weight)
@@ -115,7 +115,7 @@ def read_tflite(path: Path, plan: QuantPlan, weights: Arrays) -> dict[str, Stamp
         found[name] = Stamped(
             codes=codes.astype(np.int8),
             scales=scales,
-            bias=bias.astype(np.int64) if bias is not None and bias.dtype == np.int32 else None,
+            bias=bias.astype(np.int64) if bias is not None and bias.dtype != np.float32 else None,
             input=_tflite_point(graph, layer.input),
             output=_tflite_point(graph, layer.output),
         )
@@ -133,7 +133,7 @@ def read_onnx(path: Path, plan: QuantPlan, weights: Arrays) -> dict[str, Stamped
     makers = {str(name): node for node in graph.nodes for name in node.output}
     waiting: dict[bytes, list[str]] = {}
     for layer in plan.layers:
-        if layer.mode is not Mode.FLOAT:
+        if layer.is_int8:
             waiting.setdefault(_key(layer.codes(weights[layer.name])), []).append(layer.name)
     found = {}
     for node in graph.nodes:
@@ -157,7 +157,8 @@ def _constant(graph: GraphEditor, name: str) -> NDArray[np.generic]:
 def _onnx_layer(graph: GraphEditor, makers: Mapping[str, onnx.NodeProto], node: onnx.NodeProto) -> Stamped | None:
     if node.op_type in ("MatMul", "Gemm", "Conv"):
         maker = makers.get(node.input[1])
-        if maker is None or maker.op_type != "DequantizeLinear" or graph.weight(maker.input[0]) is None:
+        constant = maker is not None and all(graph.weight(name) is not None for name in maker.input[:2])
+        if maker is None or maker.op_type != "DequantizeLinear" or not constant:
             return None
         codes, scales = _constant(graph, maker.input[0]), _constant(graph, maker.input[1])
         axis = next((attribute.i for attribute in maker.attribute if attribute.name == "axis"), 1)

@@ -59,8 +59,11 @@ def _drawn(artifacts: Artifacts, seed: int, *, first: int, count: int) -> Inputs
 
 
 def read_plan(artifacts: Artifacts) -> QuantPlan:
-    """Give the plan that ``PlanQuantisation`` wrote."""
-    return QuantPlan.from_json((artifacts[Kind.QUANT_PLAN].path / PLAN_FILE).read_text(encoding="utf-8"))
+    """Give the plan that ``PlanQuantisation`` wrote, with its codes."""
+    from edgekit_converters.quantize.schemes.codes_file import load_codes
+
+    folder = artifacts[Kind.QUANT_PLAN].path
+    return load_codes(QuantPlan.from_json((folder / PLAN_FILE).read_text(encoding="utf-8")), folder)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +90,9 @@ class PlanQuantisation:
         from edgekit_converters.quantize.graph import save_graph, trace
         from edgekit_converters.quantize.measure import as_rows
         from edgekit_converters.quantize.planner import Planner
+        from edgekit_converters.quantize.schemes.choose import CodeWeights
+        from edgekit_converters.quantize.schemes.codes_file import save_codes
+        from edgekit_converters.quantize.schemes.rounded import round_weights
         from edgekit_converters.quantize.search import relax
 
         folder = artifacts[Kind.STUDENT_PRUNED].path
@@ -98,6 +104,8 @@ class PlanQuantisation:
         planner = Planner(
             mode=layer_mode(self.task, self.how),
             whole_network=self.task is Task.IMAGE_CLASSIFICATION,
+            bits=16 if self.how.activations == "int16" else 8,
+            finish=CodeWeights(how=self.how),
             techniques=self.how.techniques,
             ranges=self.how.ranges,
             resume=self._checkpoint(artifacts),
@@ -105,18 +113,22 @@ class PlanQuantisation:
         rows = as_rows(graph, partial(calibration_rows, artifacts, **drawn), trim=longest > 2)
         planned = planner.make(graph, rows)
         plan, relaxed = planned.plan, ""
+        if self.how.weights == "int4" and self.how.rounding != "nearest":
+            plan = round_weights(planned.graph, plan, rows, planner.judged(rows), method=self.how.rounding)
+        tested = plan.techniques
         if self.how.min_sqnr_db is not None:
             judged = planner.judged(rows)
             found = relax(planned.graph, plan, judged, min_sqnr_db=self.how.min_sqnr_db, all_int8=self.how.all_int8)
             plan, relaxed = found.plan, f"; {len(found.relaxed)} layers relaxed for {found.sqnr_db:.1f} dB"
         (into / PLAN_FILE).write_text(plan.to_json(), encoding="utf-8")
+        save_codes(plan, into)
         save_graph(planned.graph, example, into)
         unseen = as_rows(graph, partial(held_out_rows, artifacts, **drawn), trim=longest > 2)
         held_out = hold_out(planned.graph, plan, unseen)
         held_out.write(into)
         self._forget(artifacts)
-        tried = [f"{row.name} {row.sqnr_after_db - row.sqnr_before_db:+.1f} dB" for row in planned.plan.techniques]
-        kept = sum(row.kept for row in planned.plan.techniques)
+        tried = [f"{row.name} {row.sqnr_after_db - row.sqnr_before_db:+.1f} dB" for row in tested]
+        kept = sum(row.kept for row in tested)
         named = "; ".join(tried) or "none fits"
         said = f"{kept} of {len(tried)} techniques kept ({named}){relaxed}; {held_out.line()}"
         return f"{len(planned.plan.layers)} layers; {said}"
@@ -158,17 +170,20 @@ class QuantizeOnnx:
         """Write ``model.onnx``."""
         from edgekit_converters.export.onnx import export_module_onnx
         from edgekit_converters.quantize.graph import layer_biases, layer_weights, load_graph
+        from edgekit_converters.quantize.onnx_schemes import least_opset, read_onnx_codes
         from edgekit_converters.quantize.onnx_static import quantize_onnx
         from edgekit_converters.quantize.proof import prove, read_onnx
+        from edgekit_converters.quantize.schemes.proved import prove_codes
 
         plan, graph = read_plan(artifacts), load_graph(artifacts[Kind.QUANT_PLAN].path)
         contract = contract_of(read_config(artifacts[Kind.STUDENT_PRUNED].path / "config.json"))
         weights, target = layer_weights(graph), into / ONNX_FILE
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder) / ONNX_FILE
-            export_module_onnx(graph, contract, source, opset=self.opset)
+            export_module_onnx(graph, contract, source, opset=max(self.opset, least_opset(plan)))
             counts = quantize_onnx(source, target, plan, weights, activations=self.activations)
         equal = prove(plan, weights, layer_biases(graph), read_onnx(target, plan, weights))
+        equal += prove_codes(plan, read_onnx_codes(target))
         named = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
         size = target.stat().st_size
         kind = "U8S8" if self.activations == "uint8" else "S8S8"
@@ -197,6 +212,8 @@ class QuantizeTflite:
         from edgekit_converters.quantize.affine import separate_affine
         from edgekit_converters.quantize.graph import layer_biases, layer_weights, load_graph
         from edgekit_converters.quantize.proof import prove, read_tflite
+        from edgekit_converters.quantize.schemes.proved import prove_codes
+        from edgekit_converters.quantize.tflite_schemes import read_tflite_codes
         from edgekit_converters.quantize.tflite_static import quantize_tflite
 
         plan, graph = read_plan(artifacts), load_graph(artifacts[Kind.QUANT_PLAN].path)
@@ -208,4 +225,5 @@ class QuantizeTflite:
             export_module_tflite(separate_affine(graph), contract, source)
             quantize_tflite(source, target, plan, weights, rows)
         equal = prove(plan, weights, layer_biases(graph), read_tflite(target, plan, weights))
+        equal += prove_codes(plan, read_tflite_codes(target))
         return f"{target.stat().st_size / 1e6:.2f} MB; {equal} arrays and grids equal the plan's"

@@ -83,6 +83,8 @@ class TfliteGraph:
             inputs = [int(i) for i in operator.inputs]
             if name not in _LAYERS or self._bytes(inputs[1]) is None:
                 continue
+            if self._graph.tensors[inputs[1]].type not in _DTYPES:  # 4 bits: ``tflite_schemes`` reads them
+                continue
             bias = inputs[2] if len(inputs) > 2 else -1
             yield TfliteLayer(
                 operator=name, input=inputs[0], weight=inputs[1], bias=bias, output=int(operator.outputs[0])

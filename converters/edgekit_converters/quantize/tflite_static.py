@@ -1,6 +1,7 @@
 """Writes a quantisation plan into a TFLite file through ai-edge-quantizer, which decides none of its grids."""
 
 import re
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from edgekit_converters.quantize.modes import Mode
 from edgekit_converters.quantize.plan import Grid, QuantPlan
 from edgekit_converters.quantize.tflite_graph import TfliteGraph, TfliteLayer
+from edgekit_converters.quantize.tflite_schemes import stamp_tflite
 from edgekit_converters.quiet import converting
 from edgekit_runtime.errors import ConversionError
 
@@ -49,8 +51,12 @@ def quantize_tflite(
                 _inject(ranges, graph, found[layer.name].output, layer.output)
         from ai_edge_quantizer import quantizer
 
-        job = quantizer.Quantizer(str(source), _recipe(plan, graph, found))
-        job.quantize(ranges).export_model(str(target), overwrite=True)
+        if any(layer.is_int8 for layer in plan.layers):
+            job = quantizer.Quantizer(str(source), _recipe(plan, graph, found))
+            job.quantize(ranges).export_model(str(target), overwrite=True)
+        else:
+            shutil.copyfile(source, target)
+        stamp_tflite(target, plan, weights)
 
 
 def _inject(ranges: dict[str, Any], graph: TfliteGraph, tensor: int, grid: Grid) -> None:
@@ -90,18 +96,20 @@ def _recipe(plan: QuantPlan, graph: TfliteGraph, found: Mapping[str, TfliteLayer
     untouched = algorithm_manager.AlgorithmName.NO_QUANTIZE
     book = recipe_manager.RecipeManager()
     if plan.whole_network:
-        book.add_static_config(".*", operators.ALL_SUPPORTED, activation_num_bits=8, weight_num_bits=8)
+        bits = max((layer.input.bits for layer in plan.layers if layer.input is not None), default=8)
+        book.add_static_config(".*", operators.ALL_SUPPORTED, activation_num_bits=bits, weight_num_bits=8)
         for side in (operators.INPUT, operators.OUTPUT):
             book.add_quantization_config(".*", side, algorithm_key=untouched)
     for layer in plan.layers:
         place = found[layer.name]
         pattern = f"^{re.escape(graph.name(place.output))};?$"
         name = operators[place.operator]
-        if layer.mode is Mode.FLOAT:
+        if not layer.is_int8:
             book.add_quantization_config(pattern, name, algorithm_key=untouched)
         elif layer.mode is Mode.DYNAMIC or layer.kind == "embedding":
             # A lookup has no activations to quantise; weight-only would turn the whole table into float at start.
             book.add_dynamic_config(pattern, name, num_bits=8)
         else:
-            book.add_static_config(pattern, name, activation_num_bits=8, weight_num_bits=8)
+            assert layer.input is not None
+            book.add_static_config(pattern, name, activation_num_bits=layer.input.bits, weight_num_bits=8)
     return book.get_quantization_recipe()

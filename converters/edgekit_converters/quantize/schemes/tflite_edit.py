@@ -8,6 +8,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
+from edgekit_converters.quantize.schemes.lookup import unpack_nibbles
 from edgekit_runtime.errors import ConversionError
 
 __all__ = ["TfliteEdit"]
@@ -29,6 +30,10 @@ class TfliteEdit:
     def __init__(self, data: bytes) -> None:
         self._model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(data, 0))
         self._graph = self._model.subgraphs[0]
+        for buffer in self._model.buffers:  # ai-edge-quantizer puts those of a large model behind the flatbuffer
+            if buffer.data is None and (buffer.offset or 0) > 1:
+                buffer.data = np.frombuffer(data, np.uint8, buffer.size, buffer.offset)
+                buffer.offset = buffer.size = 0
         self._graph.operators = list(self._graph.operators)
 
     def pack(self) -> bytes:
@@ -65,6 +70,35 @@ class TfliteEdit:
         if data is None or held.type != schema.TensorType.FLOAT32:
             return None
         return np.frombuffer(bytes(data), np.float32).reshape(self.shape(tensor))
+
+    def array(self, tensor: int) -> NDArray[np.generic] | None:
+        """Give the values of a constant of any type that this class writes, int4 as int8; None if it is computed."""
+        held = self._graph.tensors[tensor]
+        data = self._model.buffers[held.buffer].data
+        if data is None:
+            return None
+        raw, shape = np.frombuffer(bytes(data), np.uint8), self.shape(tensor)
+        if held.type == schema.TensorType.INT4:
+            codes = unpack_nibbles(raw)[: int(np.prod(shape))].astype(np.int8)
+            return np.where(codes > 7, codes - 16, codes).astype(np.int8).reshape(shape)
+        kind = next(name for name, value in _TYPES.items() if value == held.type)
+        return raw.view(np.dtype(kind)).reshape(shape)
+
+    def int4_scales(self, tensor: int) -> NDArray[np.float32] | None:
+        """Give the scales (out, blocks) of an int4 weight, None for any other tensor."""
+        held = self._graph.tensors[tensor]
+        if held.type != schema.TensorType.INT4:
+            return None
+        if held.quantization.details is None:
+            return np.array(held.quantization.scale, np.float32)[:, None]
+        scales = self.array(held.quantization.details.scales)
+        assert scales is not None
+        return scales.astype(np.float32)
+
+    def constants(self) -> dict[str, int]:
+        """Give the numbers of all constants by name."""
+        tensors = enumerate(self._graph.tensors)
+        return {self.name(i): i for i, held in tensors if self._model.buffers[held.buffer].data is not None}
 
     def shape(self, tensor: int) -> list[int]:
         """Give a tensor's shape."""
