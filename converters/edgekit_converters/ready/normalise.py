@@ -10,9 +10,10 @@ from torch import Tensor
 from edgekit_converters.quantize.graph import Graph
 from edgekit_converters.ready.batch_norms import fold_batch_norms
 from edgekit_converters.ready.masks import clip_masks
+from edgekit_converters.ready.ownership import name_layers, unshare_constants
 from edgekit_converters.ready.patterns import fuse_gelu, fuse_layer_norm
 from edgekit_converters.ready.probe import TOLERANCE, difference
-from edgekit_converters.ready.products import absorb_biases, name_layers, products_to_linear
+from edgekit_converters.ready.products import absorb_biases, products_to_linear
 from edgekit_converters.ready.spelling import fold_constants, plain_operators
 
 __all__ = ["Normalised", "graph_outputs", "normalise"]
@@ -26,6 +27,7 @@ _STEPS: tuple[tuple[str, Callable[[Graph], int]], ...] = (
     ("constants folded after that", fold_constants),
     ("batch norms folded", fold_batch_norms),
     ("biases absorbed", absorb_biases),
+    ("shared constants copied", unshare_constants),
     ("layers named", name_layers),
 )
 

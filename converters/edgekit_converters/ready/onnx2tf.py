@@ -10,9 +10,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import onnxruntime
+
 from edgekit_converters.ready.model import ReadyOnnx, ReadyTflite
-from edgekit_converters.ready.onnx_file import digest_of
-from edgekit_converters.ready.tflite_file import read_contract
+from edgekit_converters.ready.onnx_file import digest_of, run_onnx
+from edgekit_converters.ready.probe import TOLERANCE, difference
+from edgekit_converters.ready.tflite_file import read_contract, run_tflite
 from edgekit_runtime.errors import ConversionError, MissingError
 
 __all__ = ["environment", "install", "tflite_from_onnx"]
@@ -45,7 +49,7 @@ def tflite_from_onnx(source: ReadyOnnx, *, work: Path) -> ReadyTflite:
 
     Raises:
         MissingError: The environment is not there (E0662).
-        ConversionError: onnx2tf fails (E0795) or wrote into the source (E0790).
+        ConversionError: onnx2tf fails (E0795), wrote into the source (E0790), or its file answers otherwise (E0782).
     """
     program = environment() / "bin" / "onnx2tf"
     if not program.is_file():
@@ -74,13 +78,43 @@ def tflite_from_onnx(source: ReadyOnnx, *, work: Path) -> ReadyTflite:
             why="\n       ".join(said[-3:]) or f"it ended with {done.returncode}",
             fix="take the ONNX form alone, or export the model from PyTorch as .pt2",
         )
+    worst = _difference(source, files[0])
+    if not worst <= TOLERANCE:
+        raise ConversionError(
+            "E0782",
+            "the TFLite form that onnx2tf gave does not answer as its source",
+            why=f"outputs differ by {worst:.2g} of their largest value; {TOLERANCE:g} is allowed",
+            fix="take the ONNX form alone, or export the model from PyTorch as .pt2",
+        )
     return ReadyTflite(
         path=files[0],
         contract=read_contract(files[0], title=files[0].name),
-        description=f"{source.description}; TFLite through onnx2tf",
+        description=f"{source.description}; TFLite through onnx2tf, within {worst:.1g}",
         digest=source.digest,
-        why_no_onnx="",
+        why_no_onnx="the ONNX form is quantised by itself: see ready.onnx_only",
     )
+
+
+def _difference(source: ReadyOnnx, path: Path) -> float:
+    """Compare both files on random inputs, matched by shape and type in their order."""
+    session = onnxruntime.InferenceSession(source.path, providers=["CPUExecutionProvider"])
+    contract = read_contract(path, title=path.name)
+    if [spec.shape for spec in contract.inputs] != [spec.shape for spec in source.contract.inputs]:
+        return float("inf")
+    generator = np.random.default_rng(0)
+    worst = 0.0
+    for _ in range(4):
+        values = [
+            generator.standard_normal(spec.shape).astype(np.float32)
+            if spec.dtype == "float32"
+            else generator.integers(0, 2, spec.shape).astype(np.int32)
+            for spec in source.contract.inputs
+        ]
+        feeds = {spec.name: value for spec, value in zip(contract.inputs, values, strict=True)}
+        (given,) = run_tflite(path, [feeds])
+        wanted = run_onnx(session, values)
+        worst = max(worst, difference(wanted, [given[spec.name] for spec in contract.outputs]))
+    return worst
 
 
 if __name__ == "__main__":

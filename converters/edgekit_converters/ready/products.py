@@ -1,15 +1,15 @@
-"""Makes linear layers of matrix products with a constant, gives layers the biases that follow them, and names them."""
+"""Makes linear layers of matrix products with a constant, and gives layers the biases that follow them."""
 
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from edgekit_converters.quantize.graph import Graph, layer_name, layers, parameter
+from edgekit_converters.quantize.graph import Graph, parameter
 from edgekit_converters.ready.patterns import number
 from edgekit_converters.ready.spelling import add_constant
 
-__all__ = ["absorb_biases", "name_layers", "products_to_linear"]
+__all__ = ["absorb_biases", "products_to_linear"]
 
 _ATEN = torch.ops.aten
 _LINEAR, _CONV = _ATEN.linear.default, _ATEN.conv2d.default
@@ -126,35 +126,3 @@ def _set_bias(graph: Graph, layer: fx.Node, value: Tensor) -> None:
     with graph.graph.inserting_before(layer):
         bias = _constant(graph, layer.args[1], value, part="bias")
     layer.args = (*layer.args[:2], bias, *layer.args[3:])
-
-
-def name_layers(graph: Graph) -> int:
-    """Give each layer a weight of its own under a path of its own: the plan knows layers by these paths.
-
-    Returns:
-        Number of layers that had no such path.
-    """
-    taken: set[str] = set()
-    changed = 0
-    for _, kind, node in list(layers(graph)):
-        place = 0 if kind == "embedding" else 1
-        held = parameter(graph, node.args[place])
-        assert held is not None
-        owner = layer_name(node)
-        alone = sum(user.op == "call_function" for user in node.args[place].users) == 1  # a tied weight has two readers
-        if owner and owner not in taken and alone:
-            taken.add(owner)
-            continue
-        number_, path = 2, owner or node.name
-        while path in taken:
-            path, number_ = f"{owner or node.name}_{number_}", number_ + 1
-        taken.add(path)
-        if path == owner:
-            continue
-        with graph.graph.inserting_before(node):
-            fresh = add_constant(graph, f"{path}.weight", held.clone())
-        node.args = (*node.args[:place], fresh, *node.args[place + 1 :])
-        changed += 1
-    graph.graph.eliminate_dead_code()
-    graph.recompile()
-    return changed

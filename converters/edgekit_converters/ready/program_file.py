@@ -32,8 +32,10 @@ _ARITHMETIC = re.compile(
     r"_operator\.(?:add|sub|mul|floordiv|truediv|mod|pow|neg|pos|getitem|eq|ne|lt|le|gt|ge|and_|or_|not_)"
     r"|math\.(?:trunc|ceil|floor|sqrt)"
 )
+# Sizes as sympy writes them, e.g. ``Add(Mul(Integer(2), Symbol('s3', positive=True, integer=True)), Integer(1))``.
 _SIZES = re.compile(
-    r"(?:\b(?:[su]\d+|zuf\d+|Max|Min|Mod|PythonMod|FloorDiv|CleanDiv|CeilDiv|IntTrueDiv)\b|[\d\s+\-*/(),])*"
+    r"(?:\bSymbol\('[a-z]+\d+'|\b[su]\d+\b|\b(?:positive|negative|nonnegative|integer|real)=(?:True|False)\b"
+    r"|\b(?:Integer|Rational|Add|Mul|Pow|Max|Min|Mod|PythonMod|FloorDiv|CleanDiv|CeilDiv|IntTrueDiv)\b|[\d\s+\-*/(),])*"
 )
 _MAX_JSON_BYTES = 1 << 28
 _LEAF = {"type": None, "context": None, "children_spec": []}
