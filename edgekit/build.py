@@ -84,7 +84,7 @@ def build_stages(
     if "onnx" in recipe.export.formats:
         stages += [
             ExportOnnx(opset=recipe.export.opset),
-            QuantizeOnnx(activations=activations, opset=recipe.export.opset),
+            QuantizeOnnx(activations=activations, opset=recipe.export.opset, seven_bit=recipe.quantize.seven_bit),
         ]
     if "tflite" in recipe.export.formats:
         stages += [ExportTflite(), QuantizeTflite(how=recipe.quantize, seed=seed)]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from edgekit.bench import LaneTime, machine
-from edgekit.lanes import engine_of
+from edgekit.lanes import engine_of, torch_dynamic_lane
 from edgekit.parity import Agreement, ParityResult
 from edgekit.pipeline import Artifacts, Kind
 from edgekit.recipe.spec import Recipe
@@ -75,6 +75,8 @@ class BuildReport:
         rows: One per lane.
         held_out_rows: Training rows that were not calibrated on, for ``clipped``; 0 where all were.
         clipped: Of those rows, the five tensors most of which lies outside the calibrated range; worst first.
+        saturating: int8 layers of the ONNX file in which a 16-bit sum can saturate on x86 without VNNI; None without
+            such a file. edgekit's runtime computes them exactly; other programs need ``session.x64quantprecision=1``.
     """
 
     name: str
@@ -84,6 +86,7 @@ class BuildReport:
     rows: tuple[LaneRow, ...]
     held_out_rows: int = 0
     clipped: tuple[Clipped, ...] = ()
+    saturating: tuple[str, ...] | None = None
 
     def as_json(self) -> dict[str, object]:
         """Give the JSON-ready form."""
@@ -107,7 +110,7 @@ def make_report(
         rows.append(
             LaneRow(
                 lane=lane.lane,
-                engine="PyTorch" if lane.lane == "torch" else engine_of(lane.lane),
+                engine="PyTorch" if lane.lane.startswith("torch") else engine_of(lane.lane),
                 size_mb=sizes[lane.lane] / 1e6,
                 parameters=parameters,
                 macs=macs,
@@ -129,6 +132,7 @@ def make_report(
         rows=tuple(rows),
         held_out_rows=held_out,
         clipped=clipped,
+        saturating=_saturating(artifacts),
     )
 
 
@@ -140,10 +144,22 @@ def _coverage(artifacts: Artifacts) -> tuple[int, tuple[Clipped, ...]]:
     return held["rows"], tuple(Clipped(name=name, clipped=shares[name]) for name in held["worst"])
 
 
+def _saturating(artifacts: Artifacts) -> tuple[str, ...] | None:
+    from edgekit_converters.quantize.saturation_report import SATURATION_FILE
+
+    if Kind.ONNX_INT8 not in artifacts:
+        return None
+    held = json.loads((artifacts[Kind.ONNX_INT8].path / SATURATION_FILE).read_text(encoding="utf-8"))
+    return tuple(held["unsafe"])
+
+
 def _sizes(artifacts: Artifacts) -> dict[str, int]:
     from edgekit.stages import engine_lanes
 
     sizes = {lane.name: len(lane.content()) for lane in engine_lanes(artifacts)}
+    dynamic = torch_dynamic_lane(artifacts[Kind.STUDENT_PRUNED].path)
+    if dynamic is not None:
+        sizes[dynamic.name] = dynamic.size_bytes()
     return {"torch": (artifacts[Kind.STUDENT_PRUNED].path / "model.safetensors").stat().st_size, **sizes}
 
 

@@ -12,7 +12,15 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.lanes import LANES, MODEL_FILES, EngineLane, engine_of, run_engine_lane, run_torch_lane
+from edgekit.lanes import (
+    LANES,
+    MODEL_FILES,
+    EngineLane,
+    engine_of,
+    run_engine_lane,
+    run_torch_lane,
+    torch_dynamic_lane,
+)
 from edgekit.parity import ParityResult, compare_lanes
 from edgekit.pipeline import Artifacts, Kind
 from edgekit.recipe.spec import Recipe, Task
@@ -130,7 +138,8 @@ class CompareLanes:
         rows = list(feeds(data.evaluation.inputs, artifacts[Kind.TEACHER].path))
         logits = {"torch": run_torch_lane(artifacts[Kind.STUDENT_PRUNED].path, rows)}
         wanted = {kind: artifacts[kind] for kind in self.takes}
-        for lane in engine_lanes(wanted):
+        dynamic = torch_dynamic_lane(artifacts[Kind.STUDENT_PRUNED].path)
+        for lane in (*([dynamic] if dynamic else []), *engine_lanes(wanted)):
             logits[lane.name] = run_engine_lane(lane, rows)
         ordered = {name: logits[name] for name in LANES if name in logits}
         for name, values in ordered.items():
@@ -191,6 +200,7 @@ class PackBundle:
         """Write ``bundle.edge``."""
         from edgekit_converters.quantize.calibration.held_out import COVERAGE_FILE
         from edgekit_converters.quantize.plan import PLAN_FILE
+        from edgekit_converters.quantize.saturation_report import SATURATION_FILE
 
         data = read_dataset(artifacts[Kind.DATA].path)
         teacher = artifacts[Kind.TEACHER].path
@@ -203,6 +213,8 @@ class PackBundle:
             PLAN_FILE: (artifacts[Kind.QUANT_PLAN].path / PLAN_FILE).read_bytes(),
             COVERAGE_FILE: (artifacts[Kind.QUANT_PLAN].path / COVERAGE_FILE).read_bytes(),
         }
+        if Kind.ONNX_INT8 in self.takes:
+            members[SATURATION_FILE] = (artifacts[Kind.ONNX_INT8].path / SATURATION_FILE).read_bytes()
         if (teacher / TOKENIZER).is_file():
             members[TOKENIZER] = (teacher / TOKENIZER).read_bytes()
         models: dict[Runtime, ModelEntry] = {}

@@ -11,6 +11,8 @@ from edgekit_runtime.manifest import TensorSpec
 
 __all__ = ["command"]
 
+_PLANS = ("plan.json", "plan-onnx.json", "plan-tflite.json")  # one for both formats, or one each
+
 
 @click.command("inspect")
 @bundle_argument
@@ -20,11 +22,20 @@ def command(bundle: str, as_json: bool) -> None:
     checked = verify(bundle)
     parity = checked.json("parity.json") if "parity.json" in checked.names else None
     provenance = checked.json("provenance.json") if "provenance.json" in checked.names else None
-    plan = checked.json("plan.json") if "plan.json" in checked.names else None
+    plans = {name: checked.json(name) for name in _PLANS if name in checked.names}
     coverage = checked.json("coverage.json") if "coverage.json" in checked.names else None
+    sums = checked.json("saturation.json") if "saturation.json" in checked.names else None
     if as_json:
         manifest = json.loads(checked.manifest.to_bytes())
-        content = {"manifest": manifest, "parity": parity, "plan": plan, "coverage": coverage, "provenance": provenance}
+        content = {
+            "manifest": manifest,
+            "parity": parity,
+            "plan": plans.get("plan.json"),
+            "plans": plans,
+            "coverage": coverage,
+            "saturation": sums,
+            "provenance": provenance,
+        }
         print_json("inspect", {"bundle": bundle, "sha256": checked.digest, **content})
         return
     manifest = checked.manifest
@@ -32,8 +43,10 @@ def command(bundle: str, as_json: bool) -> None:
     print(f"sha256 {checked.digest}, intact\n")
     _print_members(checked)
     _print_models(checked)
-    _print_plan(plan)
+    for name, plan in plans.items():
+        _print_plan(plan, {"plan-onnx.json": " of ONNX", "plan-tflite.json": " of TFLite"}.get(name, ""))
     _print_coverage(coverage)
+    _print_sums(sums)
     _print_tree("parity", parity)
     _print_tree("provenance", provenance)
 
@@ -71,6 +84,22 @@ def _print_plan(plan: Any) -> None:  # noqa: ANN401 - checked JSON
         verdict = "kept" if tried["kept"] else "left out"
         gain = f"{tried['sqnr_before_db']} -> {tried['sqnr_after_db']} dB"
         print(f"  {tried['name']}: {gain}, {verdict} ({tried['source']})")
+
+
+def _print_sums(sums: Any) -> None:  # noqa: ANN401 - checked JSON
+    """Print what the 16-bit sums of x86 without VNNI can reach, where a layer leaves them."""
+    if sums is None:
+        return
+    layers = sums["layers"]
+    print(f"\n16-bit sums on x86 without VNNI: {len(sums['unsafe'])} of {len(layers)} int8 ONNX layers can saturate")
+    if sums["unsafe"]:
+        print("  edgekit's runtime computes them exactly; elsewhere set session.x64quantprecision=1")
+        rows = [
+            (each["layer"], str(each["channels"]), str(each["worst_negative"]), str(each["worst_positive"]))
+            for each in layers
+            if not each["safe"]
+        ]
+        print_table(("layer", "channels", "lowest sum", "highest sum"), rows, right=frozenset({1, 2, 3}))
 
 
 def _print_coverage(coverage: Any) -> None:  # noqa: ANN401 - checked JSON

@@ -245,6 +245,8 @@ class QuantizeSpec:
         min_sqnr_db: The most sensitive layers leave static int8 until the simulated model is this close to float on
             held-in rows, in dB; None = all stay.
         all_int8: No layer may leave static int8 for ``min_sqnr_db``, as NPUs need it.
+        seven_bit: Narrow the weights until no 16-bit sum of x86 without VNNI can saturate: True keeps codes within
+            +-64, safe in any kernel; ``pairs`` narrows a channel only as far as ONNX Runtime's kernels need.
     """
 
     calibration_rows: int = 256
@@ -258,6 +260,7 @@ class QuantizeSpec:
     techniques: bool = True
     min_sqnr_db: float | None = None
     all_int8: bool = False
+    seven_bit: bool | Literal["pairs"] = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,6 @@
 """The stages that quantise: which rows they calibrate on and what they write."""
 
+import json
 import re
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ import tiny_networks
 
 from edgekit.pipeline import Kind
 from edgekit.recipe.spec import QuantizeSpec, Task
+from edgekit_converters.quantize.graph import layer_weights, load_graph
 from edgekit_converters.quantize.modes import Mode
 from edgekit_converters.quantize.stage import (
     PlanQuantisation,
@@ -65,7 +67,7 @@ def test_stages_write_one_plan_into_both_formats_and_say_what_they_did(tmp_path,
         notes[stage.gives] = stage.run(artifacts, into)
         artifacts[stage.gives] = tiny_networks.artifact(stage.gives, into)
     assert read_plan(artifacts).calibration_rows == 6
-    assert [path.name for path in (tmp_path / "onnx-int8").iterdir()] == ["model.onnx"]
+    assert sorted(path.name for path in (tmp_path / "onnx-int8").iterdir()) == ["model.onnx", "saturation.json"]
     assert [path.name for path in (tmp_path / "tflite-int8").iterdir()] == ["model.tflite"]
     assert "techniques" in notes[Kind.QUANT_PLAN]
     assert "S8S8" in notes[Kind.ONNX_INT8]
@@ -89,3 +91,41 @@ def test_plan_stage_relaxes_layers_for_a_bound_and_refuses_under_all_int8(tmp_pa
     with pytest.raises(QualityError) as caught:
         PlanQuantisation(task=TEXT, how=replace(bound, all_int8=True), seed=0).run(artifacts, tmp_path)
     assert caught.value.code == "E0303"
+
+
+def saturates(codes):
+    """Tell whether some input from 0 to 255 takes a sum of two neighbouring products out of 16 bits."""
+    padded = np.pad(codes.astype(int), ((0, 0), (0, codes.shape[1] % 2)))
+    highest, lowest = (255 * side(padded, 0) for side in (np.maximum, np.minimum))  # 255 at one sign, 0 at the other
+    return (highest[:, 0::2] + highest[:, 1::2] > 32767).any() or (lowest[:, 0::2] + lowest[:, 1::2] < -32768).any()
+
+
+@pytest.mark.parametrize("seven_bit", [False, True, "pairs"])
+def test_narrow_weights_stand_in_both_formats_and_nothing_saturates(tmp_path, seven_bit) -> None:
+    artifacts = given(TEXT, tmp_path)
+    student = tiny_networks.write_teacher(tmp_path / "student", task=TEXT)
+    artifacts[Kind.STUDENT_PRUNED] = tiny_networks.artifact(Kind.STUDENT_PRUNED, student)
+    how = QuantizeSpec(calibration_rows=6, techniques=False, seven_bit=seven_bit)
+    stages = [
+        PlanQuantisation(task=TEXT, how=how, seed=0),
+        QuantizeOnnx(activations="uint8", opset=tiny_networks.OPSET, seven_bit=seven_bit),
+        QuantizeTflite(how=how, seed=0),
+    ]
+    notes = {}
+    for stage in stages if seven_bit is True else stages[:2]:
+        into = tmp_path / stage.gives.value
+        into.mkdir()
+        notes[stage.gives] = stage.run(artifacts, into)
+        artifacts[stage.gives] = tiny_networks.artifact(stage.gives, into)
+    graph = load_graph(artifacts[Kind.QUANT_PLAN].path)
+    codes = {
+        layer.name: layer.codes(layer_weights(graph)[layer.name])
+        for layer in read_plan(artifacts).layers
+        if layer.kind == "linear" and layer.mode is not Mode.FLOAT
+    }
+    held = json.loads((artifacts[Kind.ONNX_INT8].path / "saturation.json").read_text())
+    assert [row["layer"] for row in held["layers"]] == list(codes)
+    assert held["unsafe"] == [name for name, rows in codes.items() if saturates(rows)]
+    assert f"{len(held['unsafe'])} of {len(codes)} int8 layers can saturate" in notes[Kind.ONNX_INT8]
+    assert (held["unsafe"] == []) is (seven_bit is not False)
+    assert max(np.abs(rows.astype(int)).max() for rows in codes.values()) == (64 if seven_bit is True else 127)

@@ -6,7 +6,18 @@ import json
 import numpy as np
 import pytest
 
-from edgekit_converters.quantize.saturation import accumulator_bound, guard, pair_sums, prove, seven_bit
+from edgekit_converters.quantize.modes import Mode
+from edgekit_converters.quantize.plan import LayerPlan, QuantPlan
+from edgekit_converters.quantize.proof import Stamped
+from edgekit_converters.quantize.saturation import (
+    accumulator_bound,
+    guard,
+    guarded_scales,
+    pair_sums,
+    prove,
+    seven_bit,
+)
+from edgekit_converters.quantize.saturation_report import prove_layers, record_saturation
 from edgekit_runtime.errors import ConversionError, UsageError
 
 
@@ -201,3 +212,55 @@ def test_wrong_arguments_are_refused():
         with pytest.raises(ConversionError) as caught:
             quantise(np.array([[1, np.nan]], np.float32))
         assert caught.value.code == "E0752"
+
+
+@pytest.mark.parametrize(("how", "quantise"), [(True, seven_bit), ("pairs", lambda w: guard(w, kind="linear"))])
+def test_the_scale_alone_narrows_the_codes_of_a_plan(how, quantise):
+    weight = np.random.default_rng(5).standard_t(4, (40, 64)).astype(np.float32)
+    scales = guarded_scales(weight, kind="linear", how=how)
+    layer = LayerPlan(name="x", kind="linear", mode=Mode.STATIC, why="", weight_scales=tuple(map(float, scales)))
+    codes, wanted = quantise(weight)
+    np.testing.assert_array_equal(layer.codes(weight), codes)
+    np.testing.assert_array_equal(scales, wanted)
+    full = guarded_scales(weight, kind="linear", how=False)
+    np.testing.assert_array_equal(full, np.abs(weight).max(1) / np.float32(127))
+
+
+def four_layers():
+    """A linear layer that saturates, one that does not, a depthwise one, and a float one; weights by hand."""
+    codes = {
+        "loud": np.array([[127, 127], [64, 65], [64, 64]], np.int8),
+        "quiet": np.array([[127, -127], [64, 64]], np.int8),
+        "depthwise": np.full((2, 1, 3, 3), 127, np.int8),
+    }
+    modes = {"loud": Mode.STATIC, "quiet": Mode.DYNAMIC, "depthwise": Mode.STATIC, "head": Mode.FLOAT}
+    layers = tuple(
+        LayerPlan(name=name, kind="conv" if name == "depthwise" else "linear", mode=mode, why="")
+        for name, mode in modes.items()
+    )
+    plan = QuantPlan(layers=layers, techniques=(), calibration_rows=1, calibration_digest="", whole_network=False)
+    found = {
+        name: Stamped(codes=held, scales=np.ones(len(held), np.float32), bias=None, input=None, output=None)
+        for name, held in codes.items()
+    }
+    return plan, found, {"loud": "linear", "quiet": "linear", "depthwise": "depthwise", "head": "linear"}
+
+
+def test_a_file_is_reported_layer_by_layer(tmp_path):
+    proofs = prove_layers(*four_layers())
+    said = record_saturation(proofs, tmp_path, must_be_safe=False)
+    assert said.startswith("1 of 3 int8 layers can saturate")
+    held = json.loads((tmp_path / "saturation.json").read_text())
+    assert held["unsafe"] == ["loud"]
+    assert {row["layer"]: row["channels"] for row in held["layers"]} == {"loud": 2, "quiet": 0, "depthwise": 0}
+    assert held["layers"][0]["worst_positive"] == 255 * 254
+
+
+def test_narrow_weights_that_saturate_still_are_refused(tmp_path):
+    plan, found, kinds = four_layers()
+    with pytest.raises(ConversionError, match="loud") as caught:
+        record_saturation(prove_layers(plan, found, kinds), tmp_path, must_be_safe=True)
+    assert caught.value.code == "E0772"
+    assert not list(tmp_path.iterdir())
+    del found["loud"]
+    assert record_saturation(prove_layers(plan, found, kinds), tmp_path, must_be_safe=True).startswith("0 of 2")

@@ -109,7 +109,7 @@ def test_missing_image_is_exit_6(image_bundle, tmp_path, capsys):
 
 def test_verify_says_intact_and_gives_the_digest(text_bundle, capsys):
     assert main(["verify", text_bundle[0]]) == 0
-    assert lines(capsys) == [f"intact: tiny-text 1.2.3, 7 members, sha256 {text_bundle[1]}"]
+    assert lines(capsys) == [f"intact: tiny-text 1.2.3, 8 members, sha256 {text_bundle[1]}"]
 
 
 def test_verify_as_json(text_bundle, capsys):
@@ -150,6 +150,8 @@ def test_inspect_shows_members_models_and_parity(text_bundle, capsys):
         "int32 (1, 8)",
         "float32 (1, 2)",
         "lanes.0.accuracy: 0.8125",
+        "16-bit sums on x86 without VNNI: 1 of 2 int8 ONNX layers can saturate",
+        "session.x64quantprecision=1",
         "seed: 0",
     ):
         assert words in text
@@ -166,4 +168,5 @@ def test_inspect_as_json(text_bundle, capsys):
     assert answer["manifest"]["name"] == "tiny-text"
     assert answer["manifest"]["models"]["onnxruntime"]["inputs"][0]["shape"] == [1, 8]
     assert answer["parity"]["rows"] == 160
+    assert answer["saturation"]["unsafe"] == ["loud"]
     assert answer["sha256"] == text_bundle[1]

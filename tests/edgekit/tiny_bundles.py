@@ -40,6 +40,14 @@ def _entry(inputs):
     return {"onnxruntime": ModelEntry(member="model.onnx", precision="float32", inputs=specs, outputs=(logits,))}
 
 
+def _sums(layer: str, channels: int, highest: int) -> dict[str, object]:
+    found = {"layer": layer, "channels": channels, "worst_negative": -255, "worst_positive": highest}
+    return {**found, "safe": channels == 0}
+
+
+SUMS = {"layers": [_sums("loud", 2, 64770), _sums("quiet", 0, 32640)], "unsafe": ["loud"]}
+
+
 def write_text_bundle(path):
     """'good' adds 1 to the logit of `positive`, 'bad' to that of `negative`; all other words add nothing."""
     table = np.zeros((len(WORDS), 2), np.float32)
@@ -75,6 +83,7 @@ def write_text_bundle(path):
             "labels.json": b'["negative","positive"]',
             "parity.json": b'{"lanes":[{"lane":"onnx-int8","accuracy":0.8125}],"rows":160}',
             "provenance.json": b'{"seed":0}',
+            "saturation.json": json.dumps(SUMS).encode(),
             "licence.txt": b"Apache-2.0\n",
         },
     )

@@ -11,11 +11,12 @@ from torch import Tensor, fx
 
 from edgekit_converters.quantize.calibration.rows import rows_digest
 from edgekit_converters.quantize.calibration.spec import RANGE_SOURCES, RangeMethod
-from edgekit_converters.quantize.graph import Graph, layers, parameter, set_tensor
-from edgekit_converters.quantize.grid import Range, bias_room, weight_grid
+from edgekit_converters.quantize.graph import Graph, kernel_kind, layers, parameter, set_tensor
+from edgekit_converters.quantize.grid import Range, bias_room
 from edgekit_converters.quantize.measure import Checkpoint, Measured, Row, after_activation, measure, outputs, simulate
 from edgekit_converters.quantize.modes import Mode
 from edgekit_converters.quantize.plan import Grid, LayerPlan, QuantPlan, Technique, grid_from
+from edgekit_converters.quantize.saturation import SevenBit, guarded_scales
 from edgekit_converters.quantize.techniques.scale_out import scale_outputs
 from edgekit_converters.quantize.techniques.smooth import smooth_norms
 from edgekit_converters.quantize.techniques.split import split_outliers
@@ -55,6 +56,7 @@ class Planner:
         mode: Mode of a layer by its module path; parts that a technique made are asked by the path of the whole.
         whole_network: See ``QuantPlan``.
         techniques: Try them; off for measurements of a naive plan.
+        seven_bit: Narrow the weights against 16-bit sums that saturate; see ``guarded_scales``.
         ranges: How a range is chosen from the values. Methods other than ``minmax`` are tried last and judged as
             techniques are; without techniques they are taken as asked for.
         resume: Where a calibration that was killed goes on from; None = it starts at the first row.
@@ -64,6 +66,7 @@ class Planner:
     mode: Callable[[str], Mode]
     whole_network: bool
     techniques: bool = True
+    seven_bit: SevenBit = False
     ranges: RangeMethod = "minmax"
     resume: Checkpoint | None = None
     judged_rows: int = 32
@@ -150,13 +153,14 @@ class Planner:
             before = grid_from(seen[str(node.args[0])].range, bits=self.bits)
             after = _output_grid(seen, node, bits=self.bits)
             weight = _make_room(graph, node, weight, before)
-        _, scales = weight_grid(weight.numpy(), axis=0)
+        scales = () if kind == "embedding" else self._scales(node, weight)
+        narrow = "; narrow weights: no 16-bit sum can saturate" if scales and self.seven_bit else ""
         return LayerPlan(
             name=name,
             kind=kind,  # type: ignore[arg-type]
             mode=mode,
-            why=_why(kind, mode),
-            weight_scales=() if kind == "embedding" else tuple(float(f"{scale:.9g}") for scale in scales),
+            why=_why(kind, mode) + narrow,
+            weight_scales=scales,
             input=before,
             output=after,
         )
@@ -165,6 +169,10 @@ class Planner:
 def _whole(name: str) -> str:
     """Give the path of the layer that a technique made this one from."""
     return name.removesuffix(".loud").removesuffix(".quiet")
+
+    def _scales(self, node: fx.Node, weight: Tensor) -> tuple[float, ...]:
+        scales = guarded_scales(weight.numpy(), kind=kernel_kind(node, weight), how=self.seven_bit)
+        return tuple(float(f"{scale:.9g}") for scale in scales)
 
 
 def _make_room(graph: Graph, node: fx.Node, weight: Tensor, grid: Grid) -> Tensor:

@@ -20,6 +20,7 @@ from edgekit_converters.export.stage import ONNX_FILE, TFLITE_FILE
 from edgekit_converters.quantize.grid import ActivationType
 from edgekit_converters.quantize.modes import layer_mode
 from edgekit_converters.quantize.plan import PLAN_FILE, QuantPlan
+from edgekit_converters.quantize.saturation import SevenBit
 from edgekit_converters.rows import feeds
 from edgekit_models.data.dataset import Inputs, read_dataset
 from edgekit_models.saved import load_own_model, read_config
@@ -107,6 +108,7 @@ class PlanQuantisation:
             bits=16 if self.how.activations == "int16" else 8,
             finish=CodeWeights(how=self.how),
             techniques=self.how.techniques,
+            seven_bit=self.how.seven_bit,
             ranges=self.how.ranges,
             resume=self._checkpoint(artifacts),
         )
@@ -156,23 +158,25 @@ class QuantizeOnnx:
 
     activations: ActivationType
     opset: int
+    seven_bit: SevenBit = False
 
     takes: ClassVar[tuple[Kind, ...]] = (Kind.STUDENT_PRUNED, Kind.QUANT_PLAN)
     gives: ClassVar[Kind] = Kind.ONNX_INT8
 
     def config(self) -> Mapping[str, object]:
-        return {"activations": self.activations, "opset": self.opset}
+        return {"activations": self.activations, "opset": self.opset, "seven_bit": self.seven_bit}
 
     def versions(self) -> tuple[str, ...]:
         return ("torch", "onnx", "onnxscript", "numpy")
 
     def run(self, artifacts: Artifacts, into: Path, /) -> str:
-        """Write ``model.onnx``."""
+        """Write ``model.onnx``, and what its sums can reach into ``saturation.json``."""
         from edgekit_converters.export.onnx import export_module_onnx
-        from edgekit_converters.quantize.graph import layer_biases, layer_weights, load_graph
+        from edgekit_converters.quantize.graph import kernel_kinds, layer_biases, layer_weights, load_graph
         from edgekit_converters.quantize.onnx_schemes import least_opset, read_onnx_codes
         from edgekit_converters.quantize.onnx_static import quantize_onnx
         from edgekit_converters.quantize.proof import prove, read_onnx
+        from edgekit_converters.quantize.saturation_report import prove_layers, record_saturation
         from edgekit_converters.quantize.schemes.proved import prove_codes
 
         plan, graph = read_plan(artifacts), load_graph(artifacts[Kind.QUANT_PLAN].path)
@@ -182,12 +186,15 @@ class QuantizeOnnx:
             source = Path(folder) / ONNX_FILE
             export_module_onnx(graph, contract, source, opset=max(self.opset, least_opset(plan)))
             counts = quantize_onnx(source, target, plan, weights, activations=self.activations)
-        equal = prove(plan, weights, layer_biases(graph), read_onnx(target, plan, weights))
+        found = read_onnx(target, plan, weights)
+        equal = prove(plan, weights, layer_biases(graph), found)
         equal += prove_codes(plan, read_onnx_codes(target))
+        proofs = prove_layers(plan, found, kernel_kinds(graph))
+        said = record_saturation(proofs, into, must_be_safe=bool(self.seven_bit))
         named = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
         size = target.stat().st_size
         kind = "U8S8" if self.activations == "uint8" else "S8S8"
-        return f"{size / 1e6:.2f} MB, {kind}; layers: {named}; {equal} arrays and grids equal the plan's"
+        return f"{size / 1e6:.2f} MB, {kind}; layers: {named}; {equal} arrays and grids equal the plan's; {said}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

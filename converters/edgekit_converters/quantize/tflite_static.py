@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit_converters.quantize.modes import Mode
-from edgekit_converters.quantize.plan import Grid, QuantPlan
+from edgekit_converters.quantize.plan import Grid, LayerPlan, QuantPlan
 from edgekit_converters.quantize.tflite_graph import TfliteGraph, TfliteLayer
 from edgekit_converters.quantize.tflite_schemes import stamp_tflite
 from edgekit_converters.quiet import converting
@@ -19,6 +19,7 @@ from edgekit_runtime.errors import ConversionError
 __all__ = ["quantize_tflite"]
 
 _SIGNATURE = "serving_default"
+_WEIGHT_CODES = 127
 Feeds = Mapping[str, NDArray[np.generic]]
 
 
@@ -44,6 +45,8 @@ def quantize_tflite(
         ranges: dict[str, Any] = _calibrate(source, rows) if plan.whole_network else {}
         _check(ranges)
         for layer in plan.layers:
+            if layer.is_int8 and layer.kind != "embedding":
+                _inject_weight(ranges, graph, found[layer.name], layer)
             if layer.mode is Mode.STATIC and layer.kind != "embedding":
                 assert layer.input is not None
                 assert layer.output is not None
@@ -64,6 +67,14 @@ def _inject(ranges: dict[str, Any], graph: TfliteGraph, tensor: int, grid: Grid)
     rank = [1] * graph.rank(tensor)
     low, high = grid.limits
     ranges[graph.name(tensor)] = {"min": np.full(rank, low), "max": np.full(rank, high)}
+
+
+def _inject_weight(ranges: dict[str, Any], graph: TfliteGraph, place: TfliteLayer, layer: LayerPlan) -> None:
+    """Set the ends of a weight's codes, which the library would put at its largest weight: a plan may be narrower."""
+    ends = np.array(layer.weight_scales, np.float32).astype(np.float64) * _WEIGHT_CODES
+    axis = graph.rank(place.weight) - 1 if place.operator == "DEPTHWISE_CONV_2D" else 0
+    ends = ends.reshape([-1 if i == axis else 1 for i in range(graph.rank(place.weight))])
+    ranges[graph.name(place.weight)] = {"min": -ends, "max": ends}
 
 
 def _calibrate(source: Path, rows: Iterable[Feeds]) -> dict[str, Any]:
