@@ -165,14 +165,14 @@ class Planner:
             output=after,
         )
 
+    def _scales(self, node: fx.Node, weight: Tensor) -> tuple[float, ...]:
+        scales = guarded_scales(weight.numpy(), kind=kernel_kind(node, weight), how=self.seven_bit)
+        return tuple(float(f"{scale:.9g}") for scale in scales)
+
 
 def _whole(name: str) -> str:
     """Give the path of the layer that a technique made this one from."""
     return name.removesuffix(".loud").removesuffix(".quiet")
-
-    def _scales(self, node: fx.Node, weight: Tensor) -> tuple[float, ...]:
-        scales = guarded_scales(weight.numpy(), kind=kernel_kind(node, weight), how=self.seven_bit)
-        return tuple(float(f"{scale:.9g}") for scale in scales)
 
 
 def _make_room(graph: Graph, node: fx.Node, weight: Tensor, grid: Grid) -> Tensor:
