@@ -38,6 +38,7 @@ from edgekit_converters.quantize.schemes.codes_file import CODES_FILE, load_code
 from edgekit_converters.quantize.schemes.lookup import pack_nibbles
 from edgekit_converters.quantize.schemes.proved import prove_codes
 from edgekit_converters.quantize.schemes.rounded import round_weights, second_moments
+from edgekit_converters.quantize.search import relax
 from edgekit_converters.quantize.stage import PlanQuantisation, QuantizeOnnx, QuantizeTflite, read_plan
 from edgekit_converters.quantize.tflite_schemes import read_tflite_codes
 from edgekit_converters.quantize.tflite_static import quantize_tflite
@@ -69,6 +70,7 @@ class Given:
         contract = contract_of(model.config)
         export_module_onnx(self.graph, contract, folder / "float.onnx", opset=21)
         export_module_tflite(separate_affine(self.graph), contract, folder / "float.tflite")
+        self.weights = layer_weights(self.graph)
         self.made: dict[str, Written] = {}
 
     def plan(self, how: QuantizeSpec) -> QuantPlan:
@@ -319,6 +321,22 @@ def test_a_rounding_method_gets_a_verdict_and_is_kept_only_if_it_helps(given, me
     left = round_weights(given.graph, plan, given.rows, given.rows, method=method)
     assert not left.techniques[0].kept
     assert left.layers == plan.layers
+
+
+@pytest.mark.parametrize("name", ["int4", "codebook"])
+def test_a_bound_takes_the_fewest_layers_from_short_codes_to_int8(given, name) -> None:
+    plan = given.written(name).plan
+    bound = sqnr_db(outputs(given.graph, given.rows), simulate(given.graph, plan, given.rows)) + 3
+    found = relax(given.graph, plan, given.rows, min_sqnr_db=bound)
+    assert found.sqnr_db >= bound
+    linear = [layer for layer in plan.layers if layer.kind == "linear" and layer.is_coded]
+    assert 0 < len(found.relaxed) < len(linear)
+    for layer in found.plan.layers:
+        if layer.name in found.relaxed:
+            assert (layer.mode, layer.scheme, layer.input) == (Mode.DYNAMIC, None, None)
+            assert len(layer.weight_scales) == len(given.weights[layer.name])
+        else:
+            assert layer == plan.layer(layer.name)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from edgekit_runtime.statistics import sqnr_db
 
 __all__ = ["Searched", "Sensitivity", "relax", "sensitivity"]
 
-_LOOSER: dict[Mode, Mode] = {Mode.STATIC: Mode.DYNAMIC, Mode.DYNAMIC: Mode.FLOAT}
+_LOOSER: dict[Mode, Mode] = {Mode.STATIC: Mode.DYNAMIC, Mode.WEIGHT_ONLY: Mode.DYNAMIC, Mode.DYNAMIC: Mode.FLOAT}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +83,8 @@ def relax(
     """Find the fewest layers that must be relaxed for the simulated model to reach ``min_sqnr_db``.
 
     Layers leave static int8 in the order of their sensitivity, first for a grid that is measured at each run, then, if
-    that is not enough for all of them, for float. The number is found by bisection.
+    that is not enough for all of them, for float. Weights in fewer bits become int8 first. The number is found by
+    bisection.
 
     Args:
         graph: The plan's float graph.
@@ -132,6 +133,9 @@ def _moved(plan: QuantPlan, names: Sequence[str]) -> QuantPlan:
 
 
 def _looser(layer: LayerPlan) -> LayerPlan:
+    if layer.is_coded:
+        why = "fewer bits here cost too much accuracy; int8, its grid measured at each run"
+        return replace(layer, mode=Mode.DYNAMIC, why=why, scheme=None, coded=None)
     # The kernels for grids measured at each run are those of linear layers; a convolution goes straight to float.
     mode = _LOOSER[layer.mode] if layer.kind == "linear" else Mode.FLOAT
     if mode is Mode.FLOAT:
