@@ -18,13 +18,16 @@ Row = Sequence[Tensor]
 Feeds = Mapping[str, NDArray[np.generic]]
 
 
+_KEPT_BYTES = 32 << 20  # of rows that are kept, so that small sets are tokenised or resized only once
+
+
 class RemadeRows(Sequence[Row]):
     """Rows that are made anew on every pass, so that memory does not grow with their number.
 
-    The first use that needs their number or their digest makes them once for both.
+    The first use that needs their number or their digest makes them once for both, and keeps them if they are small.
     """
 
-    __slots__ = ("_known", "_make", "_names")
+    __slots__ = ("_kept", "_known", "_make", "_names")
 
     def __init__(self, make: Callable[[], Iterable[Row]], names: Sequence[str]) -> None:
         """Take what makes the rows.
@@ -35,6 +38,7 @@ class RemadeRows(Sequence[Row]):
         """
         self._make, self._names = make, tuple(names)
         self._known: tuple[int, str] | None = None
+        self._kept: list[Row] | None = None
 
     def __iter__(self) -> Iterator[Row]:
         """Make the rows.
@@ -43,7 +47,7 @@ class RemadeRows(Sequence[Row]):
             ConversionError: This pass gives another number of rows than the first (E0737).
         """
         number = 0
-        for row in self._make():
+        for row in self._make() if self._kept is None else self._kept:
             number += 1
             yield row
         if self._known is not None and number != self._known[0]:
@@ -64,10 +68,16 @@ class RemadeRows(Sequence[Row]):
 
     def _count(self) -> tuple[int, str]:
         if self._known is None:
-            seen = CalibrationFingerprint()
+            seen, kept, room = CalibrationFingerprint(), list[Row](), _KEPT_BYTES
             for row in self._make():
                 seen.update(_named(self._names, row))
+                room -= sum(value.nbytes for value in row)
+                if room >= 0:
+                    kept.append(row)
+                else:
+                    kept.clear()
             self._known = seen.rows, seen.hexdigest()
+            self._kept = kept if room >= 0 else None
         return self._known
 
     @overload
@@ -79,9 +89,9 @@ class RemadeRows(Sequence[Row]):
     def __getitem__(self, place: int | slice) -> Row | Sequence[Row]:
         chosen = range(len(self))[place]
         if isinstance(chosen, int):
-            return next(islice(self._make(), chosen, None))
+            return next(islice(self, chosen, None))
         wanted = set(chosen)
-        found = {number: row for number, row in enumerate(self._make()) if number in wanted}
+        found = {number: row for number, row in enumerate(self) if number in wanted}
         return [found[number] for number in chosen]
 
 
