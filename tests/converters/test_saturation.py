@@ -2,9 +2,13 @@
 
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
+import one_layer
+import onnx
 import pytest
+from onnx import TensorProto
 
 from edgekit_converters.quantize.modes import Mode
 from edgekit_converters.quantize.plan import LayerPlan, QuantPlan
@@ -264,3 +268,15 @@ def test_narrow_weights_that_saturate_still_are_refused(tmp_path):
     assert not list(tmp_path.iterdir())
     del found["loud"]
     assert record_saturation(prove_layers(plan, found, kinds), tmp_path, must_be_safe=True).startswith("0 of 2")
+
+
+@pytest.mark.parametrize("case", ["linear", "conv"])
+def test_an_exact_session_keeps_the_fast_kernels_for_narrow_weights_alone(case, tmp_path):
+    layer, _ = one_layer.layer_of(case, relu=False, seed=0)
+    for widest, kind in ((64, TensorProto.INT8), (65, TensorProto.UINT8)):
+        codes = layer.weight.clip(-64, 64)
+        codes.flat[0] = widest
+        model, written = one_layer.onnx_file(replace(layer, weight=codes)), tmp_path / f"{widest}.onnx"
+        one_layer.onnx_session(model, optimised=True, exact=True, written=str(written))
+        (held,) = (each for each in onnx.load(written).graph.initializer if len(each.dims) >= 2)
+        assert held.data_type == kind  # uint8 weights are what the slower exact kernels take
