@@ -194,6 +194,7 @@ class QuantizeOnnx:
         named = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
         size = target.stat().st_size
         kind = "U8S8" if self.activations == "uint8" else "S8S8"
+        kind = "A16W8" if any(layer.input is not None and layer.input.bits == 16 for layer in plan.layers) else kind
         return f"{size / 1e6:.2f} MB, {kind}; layers: {named}; {equal} arrays and grids equal the plan's; {said}"
 
 
