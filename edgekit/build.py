@@ -68,7 +68,7 @@ def build_stages(
     files = resolve_teacher(recipe.model.teacher, folder=recipe.folder, trust_code=trust_code, offline=offline)
     precision = resolve_precision(recipe.precision, matrices=task is Task.TEXT_CLASSIFICATION)
     wanted = recipe.quantize.activations
-    activations = wanted if wanted == "uint8" or wanted == "int8" else get_target(target).activations
+    activations = get_target(target).activations if wanted == "auto" else "int8" if wanted == "int16" else wanted
     student = recipe.model.student
     stages: list[Stage] = [
         PrepareData(dataset=dataset),
