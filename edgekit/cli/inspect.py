@@ -110,7 +110,11 @@ def _print_coverage(coverage: Any) -> None:  # noqa: ANN401 - checked JSON
         print("\ncoverage of the ranges: unknown, every training row was calibrated on")
         return
     by_name = {tensor["name"]: tensor for tensor in coverage["tensors"]}
-    outside = f"{len(coverage['worst']) or 'no'} of {len(by_name)} tensors shown leave them"
+    outside = (
+        f"{len(coverage['worst'])} of {len(by_name)} tensors leave them most"
+        if coverage["worst"]
+        else "none leaves them"
+    )
     print(f"\ncoverage of the ranges on {coverage['rows']} held-out training rows: {outside}")
     rows = [
         (name, _ends(tensor["calibrated"]), _ends(tensor["held_out"]), f"{_clipped(tensor):.4%}")

@@ -109,7 +109,7 @@ def test_missing_image_is_exit_6(image_bundle, tmp_path, capsys):
 
 def test_verify_says_intact_and_gives_the_digest(text_bundle, capsys):
     assert main(["verify", text_bundle[0]]) == 0
-    assert lines(capsys) == [f"intact: tiny-text 1.2.3, 8 members, sha256 {text_bundle[1]}"]
+    assert lines(capsys) == [f"intact: tiny-text 1.2.3, 9 members, sha256 {text_bundle[1]}"]
 
 
 def test_verify_as_json(text_bundle, capsys):
@@ -153,8 +153,12 @@ def test_inspect_shows_members_models_and_parity(text_bundle, capsys):
         "16-bit sums on x86 without VNNI: 1 of 2 int8 ONNX layers can saturate",
         "session.x64quantprecision=1",
         "seed: 0",
+        "coverage of the ranges on 32 held-out training rows: 1 of 2 tensors leave them most",
     ):
         assert words in text
+    row = next(line for line in text.splitlines() if line.startswith("loud input"))
+    assert row.split() == ["loud", "input", "-1", "to", "2", "-1.25", "to", "7.5", "1.2500%"]
+    assert "quiet input" not in text
 
 
 def test_inspect_without_parity(image_bundle, capsys):
@@ -169,4 +173,5 @@ def test_inspect_as_json(text_bundle, capsys):
     assert answer["manifest"]["models"]["onnxruntime"]["inputs"][0]["shape"] == [1, 8]
     assert answer["parity"]["rows"] == 160
     assert answer["saturation"]["unsafe"] == ["loud"]
+    assert answer["coverage"]["rows"] == 32
     assert answer["sha256"] == text_bundle[1]

@@ -48,6 +48,19 @@ def _sums(layer: str, channels: int, highest: int) -> dict[str, object]:
 SUMS = {"layers": [_sums("loud", 2, 64770), _sums("quiet", 0, 32640)], "unsafe": ["loud"]}
 
 
+def _tensor(name: str, below: float, above: float) -> dict[str, object]:
+    ends = {"calibrated": [-1.0, 2.0], "held_out": [-1.25, 7.5], "values": 800}
+    return {"name": name, **ends, "fraction_below": below, "fraction_above": above}
+
+
+COVERAGE = {
+    "schema": 1,
+    "rows": 32,
+    "worst": ["loud input"],
+    "tensors": [_tensor("loud input", 0.01, 0.0025), _tensor("quiet input", 0.0, 0.0)],
+}
+
+
 def write_text_bundle(path):
     """'good' adds 1 to the logit of `positive`, 'bad' to that of `negative`; all other words add nothing."""
     table = np.zeros((len(WORDS), 2), np.float32)
@@ -84,6 +97,7 @@ def write_text_bundle(path):
             "parity.json": b'{"lanes":[{"lane":"onnx-int8","accuracy":0.8125}],"rows":160}',
             "provenance.json": b'{"seed":0}',
             "saturation.json": json.dumps(SUMS).encode(),
+            "coverage.json": json.dumps(COVERAGE).encode(),
             "licence.txt": b"Apache-2.0\n",
         },
     )
