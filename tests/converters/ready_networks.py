@@ -1,5 +1,6 @@
 """Foreign networks as users bring them: a BERT with its huge mask, a CNN with SE and hard-swish, matrix products."""
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -109,8 +110,6 @@ def network(name: str) -> nn.Module:
 
 def write_onnx(model: nn.Module, path: Path, *, opset: int = 14, free: dict | None = None) -> Path:
     """The exporter of old, which takes layer norms and GELUs apart, keeps batch norms and gives no bias to products."""
-    import warnings
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         names = list(model.inputs)
@@ -126,3 +125,10 @@ def write_onnx(model: nn.Module, path: Path, *, opset: int = 14, free: dict | No
             dynamic_axes=free or {name: {0: "batch"} for name in names},
         )
     return path
+
+
+def decomposed(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """A program of core operators: addmm, convolution, native norms; torch warns of its own deprecations on the way."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return program.run_decompositions()

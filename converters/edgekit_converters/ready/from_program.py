@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from edgekit_converters.export.contract import ModelContract
 from edgekit_converters.quantize.graph import Graph, trace
@@ -19,8 +19,9 @@ from edgekit_converters.ready.program_file import OpenedProgram, open_program
 from edgekit_runtime.errors import ConversionError
 from edgekit_runtime.manifest import TensorSpec
 
-__all__ = ["load_program"]
+__all__ = ["bare", "load_program"]
 
+_TO = torch.ops.aten.to.dtype
 _KINDS = {torch.float32: "float32", torch.int32: "int32", torch.int64: "int32"}
 
 
@@ -34,18 +35,14 @@ def load_program(path: Path, *, shape: Mapping[str, tuple[int, ...]] | None) -> 
     content = path.read_bytes()
     opened = open_program(content, title=path.name)
     inputs, longest = _inputs(opened.program, shape or {}, title=path.name)
-    module = _Narrow(opened, [value.dtype for value in _places(opened.program)], inputs)
+    module = _narrow(opened, inputs)
     example = ModelContract(inputs=inputs, outputs=()).example()
     graph = trace(module, example, longest=longest)
-    for node, spec in zip((n for n in graph.graph.nodes if n.op == "placeholder"), inputs, strict=True):
-        node.target = spec.name
-        node._rename(spec.name)  # noqa: SLF001 - torch has no public way to rename a node
-    _strip_prefix(graph)
     contract = ModelContract(inputs=inputs, outputs=_outputs(graph, opened, example))
     rows = probes(graph, contract)
     normal = normalise(graph, rows)
     worst = require_equal(
-        lambda row: _run(module, row),
+        lambda row: graph_outputs(module, row),
         lambda row: graph_outputs(normal.graph, row),
         rows,
         what=f"'{path.name}' rewritten",
@@ -61,40 +58,41 @@ def load_program(path: Path, *, shape: Mapping[str, tuple[int, ...]] | None) -> 
     )
 
 
-class _Narrow(torch.nn.Module):
-    """Takes int32 where the program takes int64, and gives its tensors alone."""
+def _narrow(opened: OpenedProgram, inputs: tuple[TensorSpec, ...]) -> fx.GraphModule:
+    """Give the program with the inputs of the contract, int32 where it takes int64, and tensors alone as outputs."""
+    module = bare(opened.program)
+    graph = module.graph
+    places = [node for node in graph.nodes if node.op == "placeholder"]
+    for node, spec, value in zip(places, inputs, _places(opened.program), strict=True):
+        node.target = spec.name
+        node._rename(spec.name)  # noqa: SLF001 - torch has no public way to rename a node
+        if value.dtype is torch.int64:
+            with graph.inserting_after(node):
+                wide = graph.call_function(_TO, (node, torch.int64))
+            node.replace_all_uses_with(wide, delete_user_cb=lambda user, wide=wide: user is not wide)
+    (end,) = (node for node in graph.nodes if node.op == "output")
+    tensors = []
+    for node, name in zip(end.args[0], opened.outputs, strict=True):
+        if name is None:
+            continue
+        kind = node.meta["val"].dtype
+        with graph.inserting_before(end):
+            narrow = torch.float32 if kind.is_floating_point else torch.int32
+            tensors.append(node if kind is narrow else graph.call_function(_TO, (node, narrow)))
+    end.args = (tuple(tensors),)
+    module.recompile()
+    return module
 
-    def __init__(self, opened: OpenedProgram, kinds: list[torch.dtype], inputs: tuple[TensorSpec, ...]) -> None:
-        super().__init__()
-        self.model = opened.program.module(check_guards=False)
-        self._wide = [kind is torch.int64 for kind in kinds]
-        self._kept = [name is not None for name in opened.outputs]
-        assert len(inputs) == len(kinds)
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        given = [value.long() if wide else value for value, wide in zip(inputs, self._wide, strict=True)]
-        found = self.model(*given)
-        tensors = [value for value, kept in zip(found, self._kept, strict=True) if kept]
-        return tuple(value if value.dtype is torch.float32 else _as_number(value) for value in tensors)
+def bare(program: torch.export.ExportedProgram) -> fx.GraphModule:
+    """Give a program as a module without guards and trees: it takes its inputs by position and gives a flat tuple.
 
-
-def _as_number(value: Tensor) -> Tensor:
-    return value.float() if value.is_floating_point() else value.to(torch.int32)
-
-
-def _strip_prefix(graph: Graph) -> None:
-    """Give parameters the paths they have in the user's module, without that of ``_Narrow``."""
-    for node in graph.graph.nodes:
-        if node.op == "get_attr":
-            node.target = str(node.target).removeprefix("model.")
-    for name, child in list(graph.model.named_children()):  # type: ignore[union-attr]
-        graph.add_module(name, child)
-    for name, value in list(graph.model.named_parameters(recurse=False)):  # type: ignore[union-attr]
-        graph.register_parameter(name, value)
-    for name, value in list(graph.model.named_buffers(recurse=False)):  # type: ignore[union-attr]
-        graph.register_buffer(name, value)
-    del graph.model
-    graph.recompile()
+    What ``ExportedProgram.module()`` gives refuses ``eval()``, and so every module that holds it.
+    """
+    module = program.module(check_guards=False)
+    assert isinstance(module, fx.GraphModule)
+    module.graph.set_codegen(fx.graph.CodeGen())
+    return fx.GraphModule(module, module.graph)
 
 
 def _places(program: torch.export.ExportedProgram) -> list[Any]:
@@ -174,8 +172,3 @@ def _outputs(graph: Graph, opened: OpenedProgram, example: tuple[Tensor, ...]) -
         )
         for name, value in zip(output_names(keys), values, strict=True)
     )
-
-
-def _run(module: torch.nn.Module, row: tuple[Tensor, ...]) -> list[Any]:
-    with torch.no_grad():
-        return [value.numpy() for value in module(*row)]

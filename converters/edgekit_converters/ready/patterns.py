@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from edgekit_converters.quantize.graph import Graph, add_tensor, parameter
+from edgekit_converters.quantize.graph import Graph, parameter
+from edgekit_converters.ready.spelling import add_constant
 
 __all__ = ["fuse_gelu", "fuse_layer_norm", "number"]
 
@@ -115,8 +116,8 @@ def fuse_layer_norm(graph: Graph) -> int:
         width = parameter(graph, gamma).shape[-1]  # type: ignore[union-attr]
         with graph.graph.inserting_before(top):
             if beta is None:
-                path = str(gamma.target).rpartition(".")[0]
-                beta = add_tensor(graph, f"{path}.norm_beta", torch.zeros(width))
+                path = str(gamma.target).rpartition(".")[0] or "norms"
+                beta = add_constant(graph, f"{path}.beta", torch.zeros(width))
             new = graph.graph.call_function(_ATEN.layer_norm.default, (x, [width], gamma, beta, epsilon))
         top.replace_all_uses_with(new)
         found += 1

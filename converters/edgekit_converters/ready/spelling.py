@@ -69,10 +69,12 @@ def plain_operators(graph: Graph) -> int:
 def _drop(node: fx.Node) -> None:
     source = node.args[0]
     assert isinstance(source, fx.Node)
-    for user in list(node.users):
-        if node.target is _ATEN.native_dropout.default:
+    if node.target is _ATEN.native_dropout.default:
+        for user in list(node.users):
             user.replace_all_uses_with(source)
+            node.graph.erase_node(user)
     node.replace_all_uses_with(source)
+    node.graph.erase_node(node)  # a dropout counts as random, so nobody else would take it out
 
 
 def _respell(graph: Graph, node: fx.Node) -> bool:
@@ -101,12 +103,13 @@ def _with_defaults(node: fx.Node) -> list[Any]:
     return given + [node.kwargs.get(row.name, row.default_value) for row in schema[len(given) :]]
 
 
-def _convolution(_: Graph, node: fx.Node) -> bool:
+def _convolution(graph: Graph, node: fx.Node) -> bool:
     x, weight, bias, steps, padding, holes, transposed, _, groups = _with_defaults(node)
-    if transposed or len(steps) != 2:
+    if transposed or len(steps) > 2:
         return False
-    node.target, node.args, node.kwargs = _CONV2D, (x, weight, bias, steps, padding, holes, groups), {}
-    return True
+    node.target, node.kwargs = (_CONV2D if len(steps) == 2 else _CONV1D), {}
+    node.args = (x, weight, bias, steps, padding, holes, groups)
+    return len(steps) == 2 or _conv1d(graph, node)
 
 
 def _conv_named_padding(graph: Graph, node: fx.Node) -> bool:
@@ -167,6 +170,16 @@ def _clamp(_: Graph, node: fx.Node) -> bool:
     return True
 
 
+def _reshape(_: Graph, node: fx.Node) -> bool:
+    node.target = _ATEN.reshape.default  # a view wants strides that a layer written otherwise need not give
+    return True
+
+
+def _softmax(_: Graph, node: fx.Node) -> bool:
+    node.target, node.args = _ATEN.softmax.int, node.args[:2]
+    return True
+
+
 def _relu6(_: Graph, node: fx.Node) -> bool:
     node.target, node.args, node.kwargs = _ATEN.hardtanh.default, (node.args[0], 0.0, 6.0), {}
     return True
@@ -182,6 +195,9 @@ _RULES: Mapping[Any, Callable[[Graph, fx.Node], bool]] = MappingProxyType(
         _ATEN.clamp.default: _clamp,
         _ATEN.clamp_min.default: _clamp,
         _ATEN.relu6.default: _relu6,
+        _ATEN.view.default: _reshape,
+        _ATEN._unsafe_view.default: _reshape,  # noqa: SLF001
+        _ATEN._softmax.default: _softmax,  # noqa: SLF001
     }
 )
 
