@@ -21,8 +21,9 @@ __all__ = ["FixedOnnx", "digest_of", "fix_shapes", "run_onnx"]
 _KINDS = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.INT32: "int32", onnx.TensorProto.INT64: "int32"}
 _RUNTIME_KINDS = {"tensor(float)": np.float32, "tensor(int32)": np.int32, "tensor(int64)": np.int64}
 _QUANTISED = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "MatMulInteger", "DynamicQuantizeLinear")
-# This one makes a product of two dimensions, framed by reshapes, out of any product with a bias.
-_NOT_WANTED = ["MatMulAddFusion"]
+# The first makes a product of two dimensions, framed by reshapes, of any product with a bias; the others give weights
+# new names, from which no layer can be told. ``normalise`` does their work.
+_NOT_WANTED = ["MatMulAddFusion", "ConvBNFusion", "ConvMulFusion", "ConvAddFusion"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +78,8 @@ def fix_shapes(path: Path, work: Path, shape: Mapping[str, tuple[int, ...]] | No
     copy, folded = work / "fixed.onnx", work / "folded.onnx"
     with converting("E0783", f"'{path.name}' cannot be computed by ONNX Runtime"):
         for value in model.graph.output:
-            value.type.tensor_type.ClearField("shape")
+            if value.HasField("type"):
+                value.type.tensor_type.ClearField("shape")
         del model.graph.value_info[:]
         copy.write_bytes(model.SerializeToString(deterministic=True))
         options = onnxruntime.SessionOptions()
