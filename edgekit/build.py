@@ -19,6 +19,7 @@ from edgekit.recipe.spec import Recipe, Task
 from edgekit.recipe.units import Points
 from edgekit.report import BuildReport, make_report
 from edgekit.targets import get_target
+from edgekit_converters.quantize.grid import ActivationType
 from edgekit_runtime.errors import MissingError, QualityError, UsageError
 
 __all__ = ["BuildResult", "build_recipe", "build_stages"]
@@ -56,7 +57,7 @@ def build_stages(
     from edgekit_converters.distill.teacher_outputs import RecordTeacher
     from edgekit_converters.export.stage import ExportOnnx, ExportTeacher, ExportTflite
     from edgekit_converters.prune.stage import PruneStudent
-    from edgekit_converters.quantize.stage import PlanQuantisation, QuantizeOnnx, QuantizeTflite
+    from edgekit_converters.quantize.stage import PlanQuantisation, QuantizeTflite
     from edgekit_converters.training import resolve_precision
     from edgekit_models.data.load import load_dataset
     from edgekit_models.teachers import resolve_teacher
@@ -82,10 +83,7 @@ def build_stages(
         PlanQuantisation(task=task, how=recipe.quantize, seed=seed, states=default_root() / "calibration"),
     ]
     if "onnx" in recipe.export.formats:
-        stages += [
-            ExportOnnx(opset=recipe.export.opset),
-            QuantizeOnnx(activations=activations, opset=recipe.export.opset, seven_bit=recipe.quantize.seven_bit),
-        ]
+        stages += [ExportOnnx(opset=recipe.export.opset), _int8_onnx(recipe, activations)]
     if "tflite" in recipe.export.formats:
         stages += [ExportTflite(), QuantizeTflite(how=recipe.quantize, seed=seed)]
     pack = PackBundle(
@@ -97,6 +95,15 @@ def build_stages(
         licence=files.licence,
     )
     return (*stages, CompareLanes(formats=recipe.export.formats), pack)
+
+
+def _int8_onnx(recipe: Recipe, activations: ActivationType) -> Stage:
+    from edgekit_converters.quantize.stage import QuantizeOnnx
+    from edgekit_converters.quantize.whole_stage import QuantizeWholeOnnx
+
+    if recipe.quantize.whole_network != "off":
+        return QuantizeWholeOnnx(how=recipe.quantize, seed=recipe.seed)
+    return QuantizeOnnx(activations=activations, opset=recipe.export.opset, seven_bit=recipe.quantize.seven_bit)
 
 
 def _require_build_extra() -> None:

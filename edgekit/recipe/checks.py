@@ -24,6 +24,7 @@ TEXT_ONLY = (
     ("quantize", "weights"),
     ("quantize", "rounding"),
     ("quantize", "block"),
+    ("quantize", "whole_network"),
 )
 IMAGE_ONLY = (
     ("model", "student", "widths"),
@@ -44,6 +45,8 @@ def cross_faults(model: RecipeModel) -> Iterator[tuple[Path, str]]:
         if path in given:
             yield path, f"has no meaning for the task '{model.model.task}'; remove it"
     yield from _data_faults(model, given, is_text=is_text)
+    if model.quantize.whole_network not in (None, "off") and model.export.formats != ["onnx"]:
+        yield ("quantize", "whole_network"), "is written into ONNX alone; set export.formats: [onnx]"
     if model.model.teacher.architecture is not None:
         epochs = AdaptSpec().epochs if model.adapt.epochs is None else model.adapt.epochs
         if epochs == 0:

@@ -286,6 +286,7 @@ class QuantizeModel(Section):
     min_sqnr_db: float = Field(default=_UNSET, gt=0)
     all_int8: bool = Field(default=_UNSET)
     seven_bit: bool | Literal["pairs"] = Field(default=_UNSET)
+    whole_network: Literal["off", "int8", "int16-residual"] = Field(default=_UNSET)
 
     @model_validator(mode="after")
     def _scheme(self) -> Self:

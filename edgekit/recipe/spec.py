@@ -247,6 +247,9 @@ class QuantizeSpec:
         all_int8: No layer may leave static int8 for ``min_sqnr_db``, as NPUs need it.
         seven_bit: Narrow the weights until no 16-bit sum of x86 without VNNI can saturate: True keeps codes within
             +-64, safe in any kernel; ``pairs`` narrows a channel only as far as ONNX Runtime's kernels need.
+        whole_network: Text, ONNX: every operator reads and gives integers, layer norm, softmax and GELU too, as NPUs
+            need it. ``int8``, or ``int16-residual`` with 16 bits for what a layer norm sums up. The modes of layers,
+            which other keys choose, do not apply then.
     """
 
     calibration_rows: int = 256
@@ -261,6 +264,7 @@ class QuantizeSpec:
     min_sqnr_db: float | None = None
     all_int8: bool = False
     seven_bit: bool | Literal["pairs"] = False
+    whole_network: Literal["off", "int8", "int16-residual"] = "off"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -53,6 +53,12 @@ def fault(text):
     return str(caught.value)
 
 
+def test_a_whole_network_goes_with_onnx_alone():
+    recipe = parse(GOOD + "quantize: {whole_network: int16-residual}\nexport: {formats: [onnx]}")
+    assert recipe.quantize.whole_network == "int16-residual"
+    assert parse(GOOD + "quantize: {whole_network: off}").quantize.whole_network == "off"
+
+
 def test_good_recipe_becomes_dataclasses():
     recipe = parse(GOOD)
     assert recipe.model.task is Task.TEXT_CLASSIFICATION
@@ -200,6 +206,7 @@ CASES = {
     "target twice": (GOOD + "targets: [rpi5, rpi5]", "targets names 'rpi5' twice"),
     "no target": (GOOD + "targets: []", "targets should have at least 1 entry"),
     "format twice": (GOOD + "export: {formats: [onnx, onnx]}", "export.formats names 'onnx' twice"),
+    "whole network in TFLite": (GOOD + "quantize: {whole_network: int8}", "whole_network is written into ONNX alone"),
     "no recipe": ("[1, 2]", "r.yaml: a recipe is a mapping"),
     "empty": ("", "r.yaml: a recipe is a mapping"),
     "broken YAML": (GOOD + "seed: [1", "r.yaml:16:9: expected"),
