@@ -76,7 +76,7 @@ def _print_plan(plan: Any) -> None:  # noqa: ANN401 - checked JSON
         f"sha256 {plan['calibration_digest'][:16]}"
     )
     rows = [
-        (layer["name"], layer["kind"], layer["mode"], _grid(layer["input"]), _grid(layer["output"]), layer["why"])
+        (layer["name"], layer["kind"], _mode(layer), _grid(layer["input"]), _grid(layer["output"]), layer["why"])
         for layer in plan["layers"]
     ]
     print_table(("layer", "kind", "mode", "input", "output", "why"), rows)
@@ -132,8 +132,19 @@ def _clipped(tensor: Any) -> float:  # noqa: ANN401 - checked JSON
     return float(tensor["fraction_below"] + tensor["fraction_above"])
 
 
+def _mode(layer: Any) -> str:  # noqa: ANN401 - checked JSON
+    """Say how a layer computes, and how its weights are coded if not in int8: ``dynamic int4/32 gptq``."""
+    scheme = layer.get("scheme")
+    if scheme is None or layer["mode"] == "float":
+        return str(layer["mode"])
+    block = f"/{scheme['block']}" if scheme["block"] else ""
+    rounding = "" if scheme["rounding"] == "nearest" else f" {scheme['rounding']}"
+    return f"{layer['mode']} {scheme['kind']}{block}{rounding}"
+
+
 def _grid(grid: Any) -> str:  # noqa: ANN401 - checked JSON
-    return "" if grid is None else f"{grid['low']:.3g} to {grid['high']:.3g}"
+    bits = "" if grid is None or grid.get("bits", 8) == 8 else f", {grid['bits']} bits"
+    return "" if grid is None else f"{grid['low']:.3g} to {grid['high']:.3g}{bits}"
 
 
 def _shape(tensor: TensorSpec) -> str:
