@@ -39,8 +39,9 @@ def keras_file(path: Path, layer: dict) -> Path:
         {"class_name": "Lambda", "module": "keras.layers", "config": {"function": {"class_name": "__lambda__"}}},
         {"class_name": "Activation", "module": "keras.layers", "config": {"fn": {"class_name": "__lambda__"}}},
         {"class_name": "Thing", "module": "os.path", "config": {}},
+        {"class_name": "Activation", "config": {"fn": {"class_name": "function", "module": "keras.utils"}}},
     ],
-    ids=["lambda layer", "lambda inside", "foreign module"],
+    ids=["lambda layer", "lambda inside", "foreign module", "function"],
 )
 def test_a_keras_file_that_carries_code_is_refused_before_tensorflow_sees_it(tmp_path, monkeypatch, layer):
     monkeypatch.setenv(PYTHON_VARIABLE, "/nowhere/python")

@@ -23,10 +23,10 @@ __all__ = ["load_onnx"]
 
 
 def load_onnx(path: Path, *, work: Path, shape: Mapping[str, tuple[int, ...]] | None) -> ReadyModel | ReadyOnnx:
-    """Import a ``.onnx`` file; see ``load_ready``.
+    """Import a ``.onnx`` file; see ``load_ready``. Where the PyTorch form differs from ONNX Runtime it is not used.
 
     Raises:
-        ConversionError: See ``fix_shapes``; or its PyTorch form answers otherwise than ONNX Runtime (E0782).
+        ConversionError: See ``fix_shapes``.
     """
     fixed = fix_shapes(path, work, shape)
     contract = fixed.contract
@@ -34,29 +34,37 @@ def load_onnx(path: Path, *, work: Path, shape: Mapping[str, tuple[int, ...]] | 
         module = OnnxModule(fixed.model)
         graph = _named(trace(_Narrow(module, fixed).eval(), contract.example()), contract)
     except (NotInTorch, ConversionError) as error:
-        reason = error.why.splitlines()[0] if isinstance(error, ConversionError) else str(error)
-        return ReadyOnnx(
-            path=fixed.path,
-            contract=contract,
-            description=f"{path.name}: ONNX without a PyTorch form ({reason})",
-            digest=fixed.digest,
-            why_no_tflite=reason,
+        return _as_it_is(
+            fixed, path.name, error.why.splitlines()[0] if isinstance(error, ConversionError) else str(error)
         )
     rows = probes(graph, contract)
     normal = normalise(graph, rows)
     session = onnxruntime.InferenceSession(fixed.path, providers=["CPUExecutionProvider"])
-    worst = require_equal(
-        lambda row: run_onnx(session, [value.numpy() for value in row]),
-        lambda row: graph_outputs(normal.graph, row),
-        rows,
-        what=f"the PyTorch form of '{path.name}'",
-    )
+    try:
+        worst = require_equal(
+            lambda row: run_onnx(session, [value.numpy() for value in row]),
+            lambda row: graph_outputs(normal.graph, row),
+            rows,
+            what=f"the PyTorch form of '{path.name}'",
+        )
+    except ConversionError as error:
+        return _as_it_is(fixed, path.name, f"{error.what}: {error.why}")
     changes = "; ".join(normal.notes) or "nothing rewritten"
     return ReadyModel(
         module=normal.graph,
         contract=_own_names(contract),
         description=f"{path.name}: ONNX as a PyTorch graph, within {worst:.1g} of ONNX Runtime; {changes}",
         digest=fixed.digest,
+    )
+
+
+def _as_it_is(fixed: FixedOnnx, title: str, reason: str) -> ReadyOnnx:
+    return ReadyOnnx(
+        path=fixed.path,
+        contract=fixed.contract,
+        description=f"{title}: ONNX without a PyTorch form ({reason})",
+        digest=fixed.digest,
+        why_no_tflite=reason,
     )
 
 

@@ -57,11 +57,11 @@ def _layers(value: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401 - any JSON
 def _refuse_code(layer: Mapping[str, Any], title: str) -> None:
     name, module = str(layer["class_name"]), layer.get("module")
     known = module is None or str(module).split(".")[0] in ("keras", "builtins")
-    if name in ("Lambda", "__lambda__", "TorchModuleWrapper", "JaxLayer", "FlaxLayer") or not known:
+    if name in ("Lambda", "__lambda__", "function", "TorchModuleWrapper", "JaxLayer", "FlaxLayer") or not known:
         raise ConversionError(
             "E0791",
             f"'{title}' has a layer that carries code: {name}",
-            why="a Lambda or foreign layer is Python code inside the file, and would run when it is loaded",
+            why="a Lambda, a function or a foreign layer is Python code, and would run when the file is loaded",
             fix="replace it by layers of Keras, e.g. Rescaling or Activation, and save again",
         )
 

@@ -21,8 +21,8 @@ Outputs = Sequence[NDArray[np.generic]]
 def probes(graph: fx.GraphModule, contract: ModelContract, *, rows: int = _ROWS) -> list[tuple[Tensor, ...]]:
     """Give seeded random inputs.
 
-    Float inputs are normal. Integer inputs that look rows of a table up stay inside it; the others are masks, and hold
-    ones up to a random place and zeros behind it, so that what a mask does is seen.
+    Float inputs are normal. Integer inputs that look rows of a table up stay inside it. Other integers, and what has
+    ``mask`` in its name, hold ones up to a random place and zeros behind it, so that what a mask does is seen.
     """
     generator = torch.Generator().manual_seed(0)
     limits = _limits(graph)
@@ -30,14 +30,14 @@ def probes(graph: fx.GraphModule, contract: ModelContract, *, rows: int = _ROWS)
     for _ in range(rows):
         values = []
         for spec in contract.inputs:
-            if spec.dtype == "float32":
+            if spec.dtype == "float32" and "mask" not in spec.name:
                 values.append(torch.randn(spec.shape, generator=generator))
                 continue
             limit = limits.get(spec.name)
             if limit is not None:
                 values.append(torch.randint(0, limit, spec.shape, generator=generator, dtype=torch.int32))
                 continue
-            value = torch.ones(spec.shape, dtype=torch.int32)
+            value = torch.ones(spec.shape, dtype=torch.int32 if spec.dtype == "int32" else torch.float32)
             if len(spec.shape) > 1:
                 value[..., int(torch.randint(1, spec.shape[-1] + 1, (1,), generator=generator)) :] = 0
             values.append(value)
