@@ -78,11 +78,11 @@ _HALF = "half of the smallest version sold"
 _QEMU_7 = "qemu-user 7.2 -cpu list"
 _QEMU_10 = "qemu-user 10.0 -cpu list"
 
-# Both types stand on one grid and answer alike; only the kernels differ. On x86 with VNNI the int8 kernels of ONNX Runtime
-# are slower than its float ones. ARM takes either type, so the type that x86 needs lets one file serve both.
+# Both types stand on one grid and answer alike; only the kernels differ. On x86 with VNNI the int8 kernels of ONNX
+# Runtime are slower than its float ones. ARM takes either type, so the type that x86 needs lets one file serve both.
 _U8_ARM = (
-    "measured under emulation: MiniLM takes 211.0 M instructions with uint8, 210.7 M with int8 (Cortex-A53; A76: 106.4 and"
-    " 105.8), so the type that x86 needs; benchmarks/results/activations.json"
+    "measured under emulation: MiniLM takes 211.0 M instructions with uint8, 210.7 M with int8 (Cortex-A53; A76: 106.4"
+    " and 105.8), so the type that x86 needs; benchmarks/results/activations.json"
 )
 _U8_X86 = (
     "measured: MiniLM is 2.4x as fast as float32 with uint8 and slower than it (0.66x) with int8, AVX512-VNNI;"
