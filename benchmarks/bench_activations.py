@@ -84,8 +84,11 @@ def accuracy(one: EngineLane, place: Path) -> dict[str, object]:
 def emulated(one: EngineLane, place: Path, arm: Path) -> dict[str, object]:
     """Give instructions of one inference by core, in millions, and how its answers compare with this machine's."""
     arm, rows = arm.resolve(), feeds_of(place / "eval.npz")[:_EMULATED]
-    np.savez(arm / "inputs.npz", **{name: np.concatenate([row[name] for row in rows]) for name in rows[0]})
-    here, found = embed(one, rows), {}
+    arrays = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+    np.savez(arm / "inputs.npz", allow_pickle=False, **arrays)
+    assert isinstance(one.model, Path)
+    here = embed(one, rows)
+    found: dict[str, object] = {}
     for core in ("cortex-a53", "cortex-a76"):
         # Engines choose kernels by what the kernel says of the CPU, so the file goes with the core.
         shutil.copy(Path(__file__).parent / "arm" / "cpuinfo" / core, arm / "guest" / "proc" / "cpuinfo")

@@ -29,7 +29,7 @@ def opened(model: str) -> Callable[[Feeds], np.ndarray]:
             found = next(value for key, value in feeds.items() if key in name)
             interpreter.set_tensor(index, found)
         interpreter.invoke()
-        return interpreter.get_tensor(output)
+        return np.asarray(interpreter.get_tensor(output))
 
     return run
 
