@@ -3,10 +3,12 @@
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from edgekit_converters.quantize.calibration.rows import rows_digest
@@ -17,9 +19,13 @@ from edgekit_converters.quantize.measure import Checkpoint, Measured, Row, after
 from edgekit_converters.quantize.modes import Mode
 from edgekit_converters.quantize.plan import Grid, LayerPlan, QuantPlan, Technique, grid_from
 from edgekit_converters.quantize.saturation import SevenBit, guarded_scales
+from edgekit_converters.quantize.techniques.bias_correct import correct_biases
+from edgekit_converters.quantize.techniques.equalise import equalise, equalise_relu6
+from edgekit_converters.quantize.techniques.round_outputs import round_for_outputs
 from edgekit_converters.quantize.techniques.scale_out import scale_outputs
 from edgekit_converters.quantize.techniques.smooth import smooth_norms
 from edgekit_converters.quantize.techniques.split import split_outliers
+from edgekit_converters.quantize.ties import tie_ranges
 from edgekit_runtime.errors import UsageError
 from edgekit_runtime.statistics import sqnr_db
 
@@ -39,11 +45,50 @@ class Planned:
 
 
 Rewrite = Callable[[Graph, dict[str, Measured]], int]
-_TECHNIQUES: tuple[tuple[str, str, Rewrite], ...] = (
-    ("smooth layer norms", "Xiao et al. 2023 (SmoothQuant), eq. 4, alpha 0.7", smooth_norms),
-    ("split loud GELU channels", "own; relative of Zhao et al. 2019", split_outliers),
-    ("scale uneven outputs", "Bondarenko et al. 2021, section 4", scale_outputs),
+# Float answers stay; the plan is made anew. Of several variants the best is taken.
+_REWRITES: tuple[tuple[str, str, tuple[Rewrite, ...]], ...] = (
+    ("smooth layer norms", "Xiao et al. 2023 (SmoothQuant), eq. 4, alpha 0.7", (smooth_norms,)),
+    (
+        "split loud GELU channels",
+        "own; relative of Zhao et al. 2019",
+        (split_outliers, partial(split_outliers, channels=16)),
+    ),
+    ("scale uneven outputs", "Bondarenko et al. 2021, section 4", (scale_outputs,)),
+    ("equalise channels", "Nagel et al. 2019, section 4.1", (equalise,)),
+    ("equalise channels through ReLU6", "Nagel et al. 2019, section 5.1.1", (equalise_relu6,)),
 )
+# The plan stays; weights or biases of the int8 files change within it, and float files do not have the change.
+_REFINEMENTS: tuple[tuple[str, str, Callable[[Graph, QuantPlan, Sequence[Row]], int]], ...] = (
+    ("round weights for outputs (GPTQ)", "Frantar et al. 2022, algorithm 1", round_for_outputs),
+    ("correct biases", "Nagel et al. 2019, section 4.2", correct_biases),
+)
+
+
+class _Trial:
+    """The best plan so far, and what was tried."""
+
+    def __init__(self, reference: NDArray[np.float64], judged: Sequence[Row], first: Planned) -> None:
+        self._reference, self._judged = reference, judged
+        self.best, self.tried = first, list[Technique]()
+        self._score = self._closeness(first)
+
+    def offer(self, name: str, source: str, attempts: Sequence[Planned]) -> None:
+        """Take the best of the attempts if it beats the present plan by more than noise."""
+        if not attempts:
+            return
+        scores = [self._closeness(attempt) for attempt in attempts]
+        before, after = self._score, max(scores)
+        kept = after > before + _GAIN_DB
+        if kept:
+            self.best, self._score = attempts[scores.index(after)], after
+        self.tried.append(
+            Technique(
+                name=name, source=source, sqnr_before_db=round(before, 2), sqnr_after_db=round(after, 2), kept=kept
+            )
+        )
+
+    def _closeness(self, one: Planned) -> float:
+        return sqnr_db(self._reference, simulate(one.graph, one.plan, self._judged))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +102,7 @@ class Planner:
         whole_network: See ``QuantPlan``.
         techniques: Try them; off for measurements of a naive plan.
         seven_bit: Narrow the weights against 16-bit sums that saturate; see ``guarded_scales``.
+        per_tensor: One scale for all weights of a layer, for targets whose kernels take no scale per channel.
         ranges: How a range is chosen from the values. Methods other than ``minmax`` are tried last and judged as
             techniques are; without techniques they are taken as asked for.
         resume: Where a calibration that was killed goes on from; None = it starts at the first row.
@@ -67,6 +113,7 @@ class Planner:
     whole_network: bool
     techniques: bool = True
     seven_bit: SevenBit = False
+    per_tensor: bool = False
     ranges: RangeMethod = "minmax"
     resume: Checkpoint | None = None
     judged_rows: int = 32
@@ -88,38 +135,26 @@ class Planner:
             raise UsageError("E0133", "there are no calibration rows", fix="give at least 1; 256 is a good number")
         judged = self.judged(rows)
         reference = outputs(graph, judged)
-        best = self._plan(copy.deepcopy(graph), rows, ranges="minmax" if self.techniques else self.ranges)
-        score = sqnr_db(reference, simulate(best.graph, best.plan, judged))
-        tried: list[Technique] = []
-        for name, source, rewrite in _TECHNIQUES if self.techniques else ():
-            candidate = copy.deepcopy(best.graph)
-            if rewrite(candidate, measure(candidate, rows, resume=self.resume)) == 0:
-                continue
-            attempt = self._plan(candidate, rows, ranges="minmax")
-            after = sqnr_db(reference, simulate(attempt.graph, attempt.plan, judged))
-            kept = after > score + _GAIN_DB
-            tried.append(
-                Technique(
-                    name=name, source=source, sqnr_before_db=round(score, 2), sqnr_after_db=round(after, 2), kept=kept
-                )
-            )
-            if kept:
-                best, score = attempt, after
-        if self.techniques and self.ranges != "minmax":
-            attempt = self._plan(copy.deepcopy(best.graph), rows, ranges=self.ranges)
-            after = sqnr_db(reference, simulate(attempt.graph, attempt.plan, judged))
-            kept = after > score + _GAIN_DB
-            tried.append(
-                Technique(
-                    name=f"{self.ranges} ranges",
-                    source=RANGE_SOURCES[self.ranges],
-                    sqnr_before_db=round(score, 2),
-                    sqnr_after_db=round(after, 2),
-                    kept=kept,
-                )
-            )
-            best = attempt if kept else best
-        return Planned(best.graph, replace(best.plan, techniques=tuple(tried)))
+        first = self._plan(copy.deepcopy(graph), rows, ranges="minmax" if self.techniques else self.ranges)
+        if not self.techniques:
+            return first
+        trial = _Trial(reference, judged, first)
+        for name, source, variants in _REWRITES:
+            attempts = []
+            for rewrite in variants:
+                candidate = copy.deepcopy(trial.best.graph)
+                if rewrite(candidate, measure(candidate, rows, resume=self.resume)):
+                    attempts.append(self._plan(candidate, rows, ranges="minmax"))
+            trial.offer(name, source, attempts)
+        if self.ranges != "minmax":
+            attempt = self._plan(copy.deepcopy(trial.best.graph), rows, ranges=self.ranges)
+            trial.offer(f"{self.ranges} ranges", RANGE_SOURCES[self.ranges], [attempt])
+        others = [row for row in rows if all(row is not one for one in judged)]  # a fit must not judge itself
+        for name, source, refine in _REFINEMENTS if self.finish is None else ():
+            best = Planned(copy.deepcopy(trial.best.graph), trial.best.plan)
+            if refine(best.graph, best.plan, others or rows):
+                trial.offer(name, source, [best])
+        return Planned(trial.best.graph, replace(trial.best.plan, techniques=tuple(trial.tried)))
 
     def judged(self, rows: Sequence[Row]) -> Sequence[Row]:
         """Give the rows that techniques are judged on, spread over the calibration rows."""
@@ -130,9 +165,10 @@ class Planner:
             return self.mode(_whole(name)) is Mode.STATIC
 
         seen = measure(graph, rows, ranges=ranges, gridded=gridded, peaks=False, resume=self.resume)
-        found = tuple(self._layer(graph, seen, name, kind, node) for name, kind, node in layers(graph))
+        tie_ranges(graph, seen, whole_network=self.whole_network)
+        found = {name: self._layer(graph, seen, name, kind, node) for name, kind, node in layers(graph)}
         plan = QuantPlan(
-            layers=found,
+            layers=tuple(found.values()),
             techniques=(),
             calibration_rows=len(rows),
             calibration_digest=rows_digest(graph, rows),
@@ -167,6 +203,8 @@ class Planner:
 
     def _scales(self, node: fx.Node, weight: Tensor) -> tuple[float, ...]:
         scales = guarded_scales(weight.numpy(), kind=kernel_kind(node, weight), how=self.seven_bit)
+        if self.per_tensor:
+            scales = scales.max(keepdims=True)
         return tuple(float(f"{scale:.9g}") for scale in scales)
 
 

@@ -19,6 +19,7 @@ __all__ = ["AdaRound", "Rounded", "adaround", "gptq", "hessian_of", "output_erro
 
 Method = Literal["gptq", "adaround"]
 
+_BATCH = 64  # columns whose error reaches the later ones in one product, as in section 3.3 of the paper
 _STRETCH_LOW, _STRETCH_HIGH = -0.1, 1.1  # of the rectified sigmoid
 
 
@@ -126,11 +127,16 @@ def gptq(
     scales = spread(nearest.scales, nearest.block, weight.shape[1])[:, places].astype(np.float64)
     left = weight[:, places].astype(np.float64)
     codes = np.empty(left.shape, np.int8)
-    for column in range(left.shape[1]):
-        value, step = left[:, column], scales[:, column]
-        codes[:, column] = np.clip(np.rint(value / step), -nearest.limit, nearest.limit)
-        error = (value - codes[:, column] * step) / upper[column, column]
-        left[:, column + 1 :] -= np.outer(error, upper[column, column + 1 :])
+    width = left.shape[1]
+    for start in range(0, width, _BATCH):
+        stop = min(start + _BATCH, width)
+        errors = np.empty((len(left), stop - start))
+        for column in range(start, stop):
+            value, step = left[:, column], scales[:, column]
+            codes[:, column] = np.clip(np.rint(value / step), -nearest.limit, nearest.limit)
+            error = errors[:, column - start] = (value - codes[:, column] * step) / upper[column, column]
+            left[:, column + 1 : stop] -= np.outer(error, upper[column, column + 1 : stop])
+        left[:, stop:] -= errors @ upper[start:stop, stop:]
     tried = np.empty_like(codes)
     tried[:, places] = codes
     return _better(weight, nearest, replace(nearest, codes=tried), hessian, "gptq")
