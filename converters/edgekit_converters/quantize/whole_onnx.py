@@ -97,7 +97,7 @@ class _Writer:
 
     def _grid(self, name: str, grid: TensorGrid) -> list[str]:
         scale = self.constant(f"{name}.scale", np.float32(grid.scale))
-        return [scale, self.constant(f"{name}.zero_point", _CODES[grid.bits](grid.zero_point))]
+        return [scale, self.constant(f"{name}.zero_point", np.array(grid.zero_point, _CODES[grid.bits]))]
 
     def read(self, value: fx.Node | float) -> str:
         """Give the float name under which an operator reads a tensor: behind its DequantizeLinear."""
@@ -142,7 +142,7 @@ class _Writer:
 
     def _emit(self, node: fx.Node, output: str) -> None:
         if node.target in _SIMPLE:
-            self.add(_SIMPLE[node.target], [self.read(side) for side in node.args[:2]], output)
+            self.add(_SIMPLE[node.target], [self.read(side) for side in node.args[:2]], output)  # type: ignore[arg-type]
             return
         special = _SPECIAL.get(node.target)
         if special is None:
@@ -161,7 +161,7 @@ class _Writer:
             order[first], order[second] = order[second], order[first]
             self.add("Transpose", [source], output, perm=order)
         elif node.target is _ATEN.select.int:
-            place = self.constant(f"{node.name}.place", np.int64(node.args[2]))
+            place = self.constant(f"{node.name}.place", np.int64(node.args[2]))  # type: ignore[arg-type]
             self.add("Gather", [source, place], output, axis=node.args[1])
         else:
             shape = np.array(self.values[node.name].shape, np.int64)
