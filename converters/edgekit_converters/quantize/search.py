@@ -124,7 +124,7 @@ def relax(
 
 
 def _can_move(layer: LayerPlan) -> bool:
-    return layer.kind != "embedding" and layer.mode in _LOOSER
+    return layer.is_coded or (layer.kind != "embedding" and layer.mode in _LOOSER)
 
 
 def _moved(plan: QuantPlan, names: Sequence[str]) -> QuantPlan:
@@ -134,8 +134,8 @@ def _moved(plan: QuantPlan, names: Sequence[str]) -> QuantPlan:
 
 def _looser(layer: LayerPlan) -> LayerPlan:
     if layer.is_coded:
-        why = "fewer bits here cost too much accuracy; int8, its grid measured at each run"
-        return replace(layer, mode=Mode.DYNAMIC, why=why, scheme=None, coded=None)
+        mode = layer.mode if layer.kind == "embedding" else Mode.DYNAMIC
+        return replace(layer, mode=mode, why="fewer bits here cost too much accuracy", scheme=None, coded=None)
     # The kernels for grids measured at each run are those of linear layers; a convolution goes straight to float.
     mode = _LOOSER[layer.mode] if layer.kind == "linear" else Mode.FLOAT
     if mode is Mode.FLOAT:
