@@ -77,7 +77,7 @@ class Int8:
     def layers(self) -> dict[str, Operator]:
         """Operators by layer name, found by the float weights of the source, in the same order."""
         names = TfliteGraph(self.source).match(self.weights)
-        order = sorted(names, key=lambda name: names[name].output)
+        order = sorted(names, key=lambda name: names[name][0].output)
         kinds = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "EMBEDDING_LOOKUP")
         found = [op for op in operators(self.path) if op.kind in kinds]
         assert len(found) == len(order)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
+from torch._decomp import get_decompositions
 
 from edgekit_converters.quiet import converting
 
@@ -23,6 +24,7 @@ __all__ = [
     "layers",
     "load_graph",
     "parameter",
+    "runs_once",
     "save_graph",
     "set_tensor",
     "trace",
@@ -36,6 +38,13 @@ _LINEAR, _CONV, _EMBEDDING = (
 )
 _KINDS = {_LINEAR: "linear", _CONV: "conv", _EMBEDDING: "embedding"}
 _FUSED = (torch.ops.aten.relu.default, torch.ops.aten.relu_.default, torch.ops.aten.hardtanh.default)
+# Written out step by step, so that their products are linear layers; both converters do so, too.
+_RECURRENT = (
+    torch.ops.aten.lstm.input,
+    torch.ops.aten.gru.input,
+    torch.ops.aten.rnn_tanh.input,
+    torch.ops.aten.rnn_relu.input,
+)
 _PROGRAM = "graph.pt2"
 _WRAPPER = "model."  # what `exportable` puts around an image model
 
@@ -60,6 +69,8 @@ def trace(module: nn.Module, example: tuple[Tensor, ...], *, longest: int = 0) -
         example = tuple(torch.ones(value.shape[0], size, dtype=value.dtype) for value in example)
     with torch.no_grad(), converting("E0765", "the model could not be traced for quantisation"):
         program = torch.export.export(module.eval(), example, dynamic_shapes=free)
+        if any(node.target in _RECURRENT for node in program.graph.nodes):
+            program = program.run_decompositions(get_decompositions(_RECURRENT))
     return _plain(program.module())
 
 
@@ -105,8 +116,21 @@ def _weight_node(node: fx.Node) -> fx.Node:
 
 
 def layer_name(node: fx.Node) -> str:
-    """Give the PyTorch module path of a layer's node, e.g. ``layers.0.ffn_in``."""
-    return str(_weight_node(node).target).rpartition(".")[0].removeprefix(_WRAPPER)
+    """Give the PyTorch module path of a layer's node, e.g. ``layers.0.ffn_in``.
+
+    A module with several weights, as a recurrent one, adds the weight's own name: ``gru.weight_hh_l0``.
+    """
+    owner, _, weight = str(_weight_node(node).target).rpartition(".")
+    return (owner if weight == "weight" else f"{owner}.{weight}".strip(".")).removeprefix(_WRAPPER)
+
+
+def runs_once(graph: Graph, node: fx.Node) -> bool:
+    """Tell whether no other call reads a layer's weight, so that a technique may change it for this one."""
+    weight = _weight_node(node).target
+    readers = [
+        user for held in graph.graph.nodes if held.op == "get_attr" and held.target == weight for user in held.users
+    ]
+    return len(readers) == 1
 
 
 def kernel_kind(node: fx.Node, weight: Tensor) -> Literal["linear", "conv", "depthwise"]:

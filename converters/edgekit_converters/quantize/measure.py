@@ -14,7 +14,18 @@ from edgekit_converters.quantize.graph import after_activation, layer_name, laye
 from edgekit_converters.quantize.modes import Mode
 from edgekit_converters.quantize.plan import Grid, LayerPlan, QuantPlan
 
-__all__ = ["Checkpoint", "Measured", "Row", "after_activation", "as_rows", "measure", "outputs", "simulate"]
+__all__ = [
+    "Checkpoint",
+    "Measured",
+    "Row",
+    "after_activation",
+    "as_rows",
+    "measure",
+    "outputs",
+    "rounded_input",
+    "rounded_weight",
+    "simulate",
+]
 
 
 def outputs(graph: fx.GraphModule, rows: Iterable[Row]) -> NDArray[np.float64]:
@@ -40,7 +51,7 @@ def simulate(
             found[node.name] = layer
             if layer.output is not None and (linear_outputs or layer.kind != "linear"):
                 ends[after_activation(node).name] = layer.output
-    weights = {name: _rounded_weight(graph, graph.graph, name, layer) for name, layer in found.items()}
+    weights = {name: rounded_weight(graph, graph.graph, name, layer) for name, layer in found.items()}
 
     class Rounded(fx.Interpreter):
         def run_node(self, n: fx.Node) -> Any:  # noqa: ANN401 - torch's own signature
@@ -53,14 +64,15 @@ def simulate(
                 place = 0 if layer.kind == "embedding" else 1
                 arguments[place] = weights[n.name]
                 if layer.kind != "embedding":
-                    arguments[0] = _rounded_input(arguments[0], layer)
+                    arguments[0] = rounded_input(arguments[0], layer)
                 value = n.target(*arguments, **named)  # type: ignore[operator]
             return _on_grid(value, ends[n.name]) if n.name in ends else value
 
     return _stack(Rounded(graph), rows)
 
 
-def _rounded_weight(graph: fx.GraphModule, owner: fx.Graph, name: str, layer: LayerPlan) -> Tensor:
+def rounded_weight(graph: fx.GraphModule, owner: fx.Graph, name: str, layer: LayerPlan) -> Tensor:
+    """Give the weight of a node as the files hold it, decoded to float32."""
     if layer.is_coded:
         return torch.from_numpy(layer.held.dequantise())
     node = next(node for node in owner.nodes if node.name == name)
@@ -70,7 +82,8 @@ def _rounded_weight(graph: fx.GraphModule, owner: fx.Graph, name: str, layer: La
     return torch.from_numpy(layer.codes(weight.numpy())).float() * scale
 
 
-def _rounded_input(x: Tensor, layer: LayerPlan) -> Tensor:
+def rounded_input(x: Tensor, layer: LayerPlan) -> Tensor:
+    """Give a layer's input on the grid that it is rounded to."""
     if layer.mode is Mode.WEIGHT_ONLY:
         return x
     if layer.is_coded:  # LiteRT gives each token a grid of its own; ONNX Runtime's steps are finer still

@@ -38,10 +38,11 @@ def _float_layers(graph: GraphEditor) -> Iterator[tuple[onnx.NodeProto, NDArray[
                 yield node, table.astype(np.float32)
 
 
-def match_layers(graph: GraphEditor, weights: Weights) -> dict[str, onnx.NodeProto]:
-    """Find each layer's node by the values of its weight; names do not survive an exporter, values do.
+def match_layers(graph: GraphEditor, weights: Weights) -> dict[str, list[onnx.NodeProto]]:
+    """Find each layer's nodes by the values of its weight; names do not survive an exporter, values do.
 
-    Layers of equal weights are taken in order of execution, which is that of ``weights``.
+    Layers of equal weights are taken in order of execution, which is that of ``weights``; more nodes than layers are
+    further calls of the last, as in the steps of a recurrent network.
 
     Raises:
         ConversionError: A layer has no node: the exporter changed its weights (E0768).
@@ -49,11 +50,12 @@ def match_layers(graph: GraphEditor, weights: Weights) -> dict[str, onnx.NodePro
     waiting: dict[bytes, list[str]] = {}
     for name, weight in weights.items():
         waiting.setdefault(_key(weight), []).append(name)
-    found: dict[str, onnx.NodeProto] = {}
+    found: dict[str, list[onnx.NodeProto]] = {}
     for node, weight in _float_layers(graph):
         names = waiting.get(_key(weight))
         if names:
-            found[names.pop(0)] = node
+            found.setdefault(names[0], []).append(node)
+            del names[: len(names) > 1]
     lost = [name for name in weights if name not in found]
     if lost:
         raise ConversionError(
@@ -108,12 +110,12 @@ def quantize_onnx(
         counts["embedding" if layer.kind == "embedding" else layer.mode.value] += layer.mode is not Mode.FLOAT
         if layer.mode is Mode.FLOAT:
             counts["float"] += layer.kind != "embedding"
-        elif layer.kind == "embedding":
-            writer.embedding(nodes[layer.name], layer, weights[layer.name])
-        elif layer.mode is Mode.STATIC:
-            writer.static(nodes[layer.name], layer, weights[layer.name])
-        else:
-            writer.dynamic(nodes[layer.name], layer, weights[layer.name])
+            continue
+        write = writer.embedding if layer.kind == "embedding" else writer.static
+        if layer.kind != "embedding" and layer.mode is not Mode.STATIC:
+            write = writer.dynamic
+        for node in nodes[layer.name]:
+            write(node, layer, weights[layer.name])
     target.write_bytes(stamp_onnx(graph.finish(), plan, weights).SerializeToString(deterministic=True))
     return counts
 
@@ -124,6 +126,7 @@ class _Writer:
     def __init__(self, graph: GraphEditor, activations: ActivationType) -> None:
         self.graph, self.activations = graph, activations
         self._paired: set[str] = set()  # tensors that have a Q/DQ pair
+        self._decoded: set[str] = set()  # constants that have their DQ; all calls of a layer read the same one
 
     def _pair(self, tensor: str, grid: Grid) -> str:
         """Give the tensor after Q and DQ; one pair serves all its readers."""
@@ -143,12 +146,18 @@ class _Writer:
         axis = _output_axis(node)
         codes = layer.codes(weight)
         name = layer.name or str(node.output[0])
-        held = self.graph.constant(f"{name}.weight.int8", codes.T if axis == 1 else codes)
-        scales = layer.scales(weight)
-        steps = self.graph.constant(f"{name}.weight.scale", scales)
-        zeros = self.graph.constant(f"{name}.weight.zero_point", np.zeros(scales.shape, np.int8))
-        self.graph.add("DequantizeLinear", [held, steps, zeros], [f"{name}.weight.dq"], axis=axis)
-        return f"{name}.weight.dq"
+        return self._constant(f"{name}.weight", codes.T if axis == 1 else codes, layer.scales(weight), axis=axis)
+
+    def _constant(self, name: str, codes: NDArray[np.signedinteger], scales: NDArray[np.float32], *, axis: int) -> str:
+        """Give the tensor behind the DQ of int8 or int32 codes; one scale of many channels is a scalar."""
+        if name not in self._decoded:
+            scales = scales if len(scales) == codes.shape[axis] else scales.reshape(())
+            held = self.graph.constant(f"{name}.{codes.dtype}", codes)
+            steps = self.graph.constant(f"{name}.scale", scales)
+            zeros = self.graph.constant(f"{name}.zero_point", np.zeros(scales.shape, codes.dtype))
+            self.graph.add("DequantizeLinear", [held, steps, zeros], [f"{name}.dq"], axis=axis)
+            self._decoded.add(name)
+        return f"{name}.dq"
 
     def static(self, node: onnx.NodeProto, layer: LayerPlan, weight: NDArray[np.float32]) -> None:
         """Put a layer's input, weight, bias and, for a convolution, output on their grids."""
@@ -168,12 +177,7 @@ class _Writer:
 
     def _bias(self, layer: LayerPlan, bias: NDArray[np.float32]) -> str:
         codes, scale = _bias_of(layer, bias)
-        name = f"{layer.name}.bias"
-        held = self.graph.constant(f"{name}.int32", codes)
-        steps = self.graph.constant(f"{name}.scale", scale)
-        zeros = self.graph.constant(f"{name}.zero_point", np.zeros(scale.shape, np.int32))
-        self.graph.add("DequantizeLinear", [held, steps, zeros], [f"{name}.dq"], axis=0)
-        return f"{name}.dq"
+        return self._constant(f"{layer.name}.bias", codes, scale, axis=0)
 
     def _grid_output(self, tensor: str, grid: Grid) -> None:
         """Let every reader of a convolution's output read it from its grid."""

@@ -77,8 +77,8 @@ class LayerPlan:
         kind: ``linear``, ``conv`` or ``embedding``.
         mode: How it computes.
         why: Reason for the mode, for the reader.
-        weight_scales: Per output channel, float32. Empty when float, and for an embedding, where each of its many rows
-            has the scale ``absolute maximum / 127``.
+        weight_scales: Per output channel, or one for the whole layer, float32. Empty when float, and for an embedding,
+            where each of its many rows has the scale ``absolute maximum / 127``.
         input: Grid of the input; None unless static.
         output: Grid of the output behind a fused ReLU; None unless static. ONNX Runtime's linear kernels give float and
             leave it out; LiteRT's and all convolutions use it.
@@ -105,6 +105,11 @@ class LayerPlan:
     def is_int8(self) -> bool:
         """Whether the weights stand in the files as int8."""
         return self.scheme is None and self.mode is not Mode.FLOAT
+
+    @property
+    def per_tensor(self) -> bool:
+        """Whether one scale serves all channels; a layer of one channel is both."""
+        return len(self.weight_scales) == 1
 
     @property
     def held(self) -> Coded:

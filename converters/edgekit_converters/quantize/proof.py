@@ -60,16 +60,29 @@ def prove(plan: QuantPlan, weights: Arrays, biases: Arrays, found: Mapping[str, 
     for layer in plan.layers:
         if not layer.is_int8:
             continue
-        held = found.get(layer.name)
-        if held is None:
+        calls = _calls(found, layer.name)
+        if not calls:
             raise _differs(layer, "layer", "in int8", "absent or float")
-        for part, wanted, given in _parts(layer, weights[layer.name], biases.get(layer.name), held):
-            if given is None:
-                continue
-            if not np.array_equal(wanted, given):
-                raise _differs(layer, part, wanted, given)
-            equal += 1
+        for held in calls:
+            for part, wanted, given in _parts(layer, weights[layer.name], biases.get(layer.name), held):
+                if given is None:
+                    continue
+                if not np.array_equal(wanted, given):
+                    raise _differs(layer, part, wanted, given)
+                equal += 1
     return equal
+
+
+def _calls(found: Mapping[str, Stamped], name: str) -> list[Stamped]:
+    """Give what a file holds for each call of a layer; the second and later ones have a number behind the name."""
+    calls = []
+    while (held := found.get(_call(name, len(calls)))) is not None:
+        calls.append(held)
+    return calls
+
+
+def _call(name: str, number: int) -> str:
+    return f"{name}#{number + 1}" if number else name
 
 
 def _parts(
@@ -107,7 +120,8 @@ def read_tflite(path: Path, plan: QuantPlan, weights: Arrays) -> dict[str, Stamp
     graph = TfliteGraph(path)
     wanted = {p.name: p.codes(weights[p.name]) for p in plan.layers if p.is_int8}
     found = {}
-    for name, layer in graph.match(wanted).items():
+    calls = [(_call(name, i), layer) for name, layers in graph.match(wanted).items() for i, layer in enumerate(layers)]
+    for name, layer in calls:
         scales, _ = graph.grid(layer.weight)
         bias = graph.constant(layer.bias) if layer.bias >= 0 else None
         codes = graph.channels_first(layer)
@@ -140,7 +154,8 @@ def read_onnx(path: Path, plan: QuantPlan, weights: Arrays) -> dict[str, Stamped
         held = _onnx_layer(graph, makers, node)
         names = waiting.get(_key(held.codes)) if held is not None else None
         if held is not None and names:
-            found[names.pop(0)] = held
+            found[_call(names[0], len(_calls(found, names[0])))] = held
+            del names[: len(names) > 1]
     return found
 
 
@@ -165,7 +180,7 @@ def _onnx_layer(graph: GraphEditor, makers: Mapping[str, onnx.NodeProto], node: 
         source = _onnx_point(graph, makers.get(node.input[0]))
         return Stamped(
             codes=(codes.T if axis == 1 else codes).astype(np.int8),
-            scales=scales.astype(np.float32),
+            scales=scales.astype(np.float32).ravel(),
             bias=_onnx_bias(graph, makers, node, np.float64(source[0]) * scales.astype(np.float64) if source else None),
             input=source,
             output=_onnx_output(graph, node),

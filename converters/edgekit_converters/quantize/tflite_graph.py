@@ -97,8 +97,10 @@ class TfliteGraph:
             return weight.transpose(0, 3, 1, 2)
         return weight.transpose(3, 0, 1, 2) if layer.operator == "DEPTHWISE_CONV_2D" else weight
 
-    def match(self, weights: Mapping[str, NDArray[np.generic]]) -> dict[str, TfliteLayer]:
-        """Find each layer by the values of its weights (channels first); equal weights are taken in order.
+    def match(self, weights: Mapping[str, NDArray[np.generic]]) -> dict[str, list[TfliteLayer]]:
+        """Find each layer's calls by the values of its weights (channels first); equal weights are taken in order.
+
+        More calls than layers of the same weights belong to the last, as the steps of a recurrent network do.
 
         Raises:
             ConversionError: A layer is not there: the converter folded something into its weights (E0769).
@@ -106,11 +108,12 @@ class TfliteGraph:
         waiting: dict[bytes, list[str]] = {}
         for name, weight in weights.items():
             waiting.setdefault(_key(weight), []).append(name)
-        found: dict[str, TfliteLayer] = {}
+        found: dict[str, list[TfliteLayer]] = {}
         for layer in self.layers():
             names = waiting.get(_key(self.channels_first(layer)))
             if names:
-                found[names.pop(0)] = layer
+                found.setdefault(names[0], []).append(layer)
+                del names[: len(names) > 1]
         lost = [name for name in weights if name not in found]
         if lost:
             raise ConversionError(

@@ -20,6 +20,11 @@ __all__ = ["quantize_tflite"]
 
 _SIGNATURE = "serving_default"
 _WEIGHT_CODES = 127
+# Their outputs have the grid of their inputs, or the other way round: what they compute is values of the input.
+_SAME_SCALE = (
+    *("AVERAGE_POOL_2D", "CONCATENATION", "MAX_POOL_2D", "PAD", "RESHAPE", "SLICE", "SPLIT", "SQUEEZE"),
+    *("STRIDED_SLICE", "TRANSPOSE", "UNPACK", "EXPAND_DIMS"),
+)
 Feeds = Mapping[str, NDArray[np.generic]]
 
 
@@ -44,14 +49,19 @@ def quantize_tflite(
         found = graph.match(weights)
         ranges: dict[str, Any] = _calibrate(source, rows) if plan.whole_network else {}
         _check(ranges)
+        planned: set[int] = set()
         for layer in plan.layers:
-            if layer.is_int8 and layer.kind != "embedding":
-                _inject_weight(ranges, graph, found[layer.name], layer)
-            if layer.mode is Mode.STATIC and layer.kind != "embedding":
-                assert layer.input is not None
-                assert layer.output is not None
-                _inject(ranges, graph, found[layer.name].input, layer.input)
-                _inject(ranges, graph, found[layer.name].output, layer.output)
+            for place in found[layer.name] if layer.kind != "embedding" else ():
+                if layer.is_int8:
+                    _inject_weight(ranges, graph, place, layer)
+                if layer.mode is Mode.STATIC:
+                    assert layer.input is not None
+                    assert layer.output is not None
+                    _inject(ranges, graph, place.input, layer.input)
+                    _inject(ranges, graph, place.output, layer.output)
+                    planned |= {place.input, place.output}
+        if plan.whole_network:
+            _spread(ranges, graph, planned)
         from ai_edge_quantizer import quantizer
 
         if any(layer.is_int8 for layer in plan.layers):
@@ -77,6 +87,26 @@ def _inject_weight(ranges: dict[str, Any], graph: TfliteGraph, place: TfliteLaye
     ranges[graph.name(place.weight)] = {"min": -ends, "max": ends}
 
 
+def _spread(ranges: dict[str, Any], graph: TfliteGraph, planned: set[int]) -> None:
+    """Give the plan's grids to all tensors that must share them; the planner has tied their ranges likewise."""
+    groups = [
+        {tensor for tensor in (*inputs, *outputs) if tensor >= 0 and not graph.is_constant(tensor)}
+        for name, inputs, outputs in graph.operators()
+        if name in _SAME_SCALE
+    ]
+    planned = set(planned)
+    before = -1
+    while before != len(planned):
+        before = len(planned)
+        for group in groups:
+            known = sorted(group & planned)
+            for tensor in sorted(group - planned) if known else ():
+                held = ranges[graph.name(known[0])]
+                rank = [1] * graph.rank(tensor)
+                ranges[graph.name(tensor)] = {side: np.full(rank, held[side].flat[0]) for side in ("min", "max")}
+                planned.add(tensor)
+
+
 def _calibrate(source: Path, rows: Iterable[Feeds]) -> dict[str, Any]:
     from ai_edge_quantizer import calibrator, quantizer, recipe
     from ai_edge_quantizer.utils import qsv_utils
@@ -99,7 +129,7 @@ def _check(ranges: Mapping[str, Any]) -> None:
                 )
 
 
-def _recipe(plan: QuantPlan, graph: TfliteGraph, found: Mapping[str, TfliteLayer]) -> Any:  # noqa: ANN401 - the library's own type
+def _recipe(plan: QuantPlan, graph: TfliteGraph, found: Mapping[str, list[TfliteLayer]]) -> Any:  # noqa: ANN401 - the library's own type
     """Name every layer of the plan by its output tensor; later rows of the library's recipe win."""
     from ai_edge_quantizer import algorithm_manager, qtyping, recipe_manager
 
@@ -111,16 +141,27 @@ def _recipe(plan: QuantPlan, graph: TfliteGraph, found: Mapping[str, TfliteLayer
         book.add_static_config(".*", operators.ALL_SUPPORTED, activation_num_bits=bits, weight_num_bits=8)
         for side in (operators.INPUT, operators.OUTPUT):
             book.add_quantization_config(".*", side, algorithm_key=untouched)
-    for layer in plan.layers:
-        place = found[layer.name]
+    for layer, place in ((one, call) for one in plan.layers for call in found[one.name]):
         pattern = f"^{re.escape(graph.name(place.output))};?$"
         name = operators[place.operator]
         if not layer.is_int8:
             book.add_quantization_config(pattern, name, algorithm_key=untouched)
         elif layer.mode is Mode.DYNAMIC or layer.kind == "embedding":
             # A lookup has no activations to quantise; weight-only would turn the whole table into float at start.
-            book.add_dynamic_config(pattern, name, num_bits=8)
+            book.add_dynamic_config(pattern, name, num_bits=8, granularity=_granularity(layer))
         else:
             assert layer.input is not None
-            book.add_static_config(pattern, name, activation_num_bits=layer.input.bits, weight_num_bits=8)
+            book.add_static_config(
+                pattern,
+                name,
+                activation_num_bits=layer.input.bits,
+                weight_num_bits=8,
+                weight_granularity=_granularity(layer),
+            )
     return book.get_quantization_recipe()
+
+
+def _granularity(layer: LayerPlan) -> Any:  # noqa: ANN401 - the library's own type
+    from ai_edge_quantizer import qtyping
+
+    return qtyping.QuantGranularity.TENSORWISE if layer.per_tensor else qtyping.QuantGranularity.CHANNELWISE
