@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
-from edgekit.bench import machine
+from edgekit.machine import machine
 
 __all__ = ["write_result"]
 

@@ -4,13 +4,11 @@ One thread, CPU time and not wall time, the lanes taking turns: a machine that i
 alike. The minimum is the cost of the work itself; the median is given beside it.
 """
 
-import platform
 import statistics
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +16,7 @@ from numpy.typing import NDArray
 from edgekit.lanes import EngineLane, Lane, torch_dynamic_lane
 from edgekit.pipeline import Artifacts, Kind
 
-__all__ = ["LaneTime", "machine", "measure", "time_lanes", "yardsticks"]
+__all__ = ["LaneTime", "measure", "time_lanes", "timed_rows", "yardsticks"]
 
 Feeds = Mapping[str, NDArray[np.generic]]
 
@@ -94,20 +92,14 @@ def yardsticks(artifacts: Artifacts) -> tuple[Lane, ...]:
 
 def time_lanes(lanes: Sequence[Lane], artifacts: Artifacts) -> tuple[LaneTime, ...]:
     """Measure lanes on evaluation rows of a build."""
+    return measure(lanes, timed_rows(artifacts))
+
+
+def timed_rows(artifacts: Artifacts) -> Sequence[Feeds]:
+    """Give the evaluation rows of a build that lanes are measured on."""
     from edgekit_converters.rows import feeds
     from edgekit_models.data.dataset import read_dataset
 
     data = read_dataset(artifacts[Kind.DATA].path)
     chosen = np.linspace(0, len(data.evaluation) - 1, min(_ROWS, len(data.evaluation))).astype(np.int64)
-    rows = list(feeds(data.evaluation.take(chosen).inputs, artifacts[Kind.TEACHER].path))
-    return measure(lanes, rows)
-
-
-def machine() -> str:
-    """Give the name of this machine's CPU."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith(("model name", "Model"))]
-    return f"{names[0] if names else platform.processor() or 'unknown CPU'}, {platform.machine()}"
+    return list(feeds(data.evaluation.take(chosen).inputs, artifacts[Kind.TEACHER].path))

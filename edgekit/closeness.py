@@ -6,10 +6,11 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.parity import FLOAT_SQNR_DB, Fault
 from edgekit_runtime import statistics
 from edgekit_runtime.errors import UsageError
 
-__all__ = ["Closeness", "closeness"]
+__all__ = ["Closeness", "Limits", "closeness", "misses"]
 
 Answers = NDArray[np.generic]
 _BLOCK = 150  # rows; sets of 150 sentences gave the first figures that others are compared with
@@ -87,3 +88,38 @@ def _nearest(values: NDArray[np.float64]) -> NDArray[np.int64]:
     similar = unit @ unit.T
     np.fill_diagonal(similar, -np.inf)
     return np.asarray(similar.argmax(1), np.int64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What int8 may lose.
+
+    Attributes:
+        min_cosine: Least mean cosine of answers to the float model's.
+        max_changed: Share of decisions that may change, a fraction; for classifiers.
+    """
+
+    min_cosine: float = 0.997
+    max_changed: float = 0.05
+
+    def met_by(self, close: Closeness, *, room: float = 1.0) -> bool:
+        """Say whether answers are close enough; NaN never is."""
+        kept = close.cosine_mean >= 1.0 - room * (1.0 - self.min_cosine)
+        return kept and (close.changed is None or close.changed <= self.max_changed * close.rows)
+
+
+def misses(lane: str, close: Closeness, limits: Limits) -> list[Fault]:
+    """Give every bound that a lane misses: float lanes repeat the reference to 60 dB, int8 ones stay in the limits."""
+    if not lane.endswith("-int8"):
+        if close.sqnr_db >= FLOAT_SQNR_DB:
+            return []
+        measured, limit = f"{close.sqnr_db:.1f} dB", f"at least {FLOAT_SQNR_DB:.0f} dB"
+        return [Fault(lane=lane, metric="SQNR of the float export", measured=measured, limit=limit)]
+    faults = []
+    if not close.cosine_mean >= limits.min_cosine:  # written so that NaN fails
+        measured, limit = f"{close.cosine_mean:.5f}", f"at least {limits.min_cosine:g}"
+        faults.append(Fault(lane=lane, metric="mean cosine", measured=measured, limit=limit))
+    if close.changed is not None and not close.changed <= limits.max_changed * close.rows:
+        measured, limit = f"{close.changed} of {close.rows} rows", f"{100 * limits.max_changed:g} %"
+        faults.append(Fault(lane=lane, metric="share of changed decisions", measured=measured, limit=limit))
+    return faults

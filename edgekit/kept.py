@@ -29,6 +29,7 @@ KEPT: Mapping[str, _Row] = MappingProxyType(
         "onnx-int8": _Row(Kind.ONNX_INT8, "onnx-int8"),
         "tflite-int8": _Row(Kind.TFLITE_INT8, "tflite-int8"),
         "data": _Row(Kind.DATA, "data"),
+        "ready": _Row(Kind.READY, "ready"),
     }
 )
 

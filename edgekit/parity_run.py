@@ -88,19 +88,19 @@ def run_parity(
 
 
 def bundle_lane(bundle: Bundle, path: Path, name: str) -> Lane:
-    """Give a lane of a bundle that can be timed: int8 from its members, all else from what the build kept.
+    """Give a lane of a bundle that can be timed: from its members what it holds, all else from what the build kept.
 
     Raises:
-        MissingError: A float lane that is not kept.
+        MissingError: A lane that is neither in the bundle nor kept.
         UsageError: The bundle has no model of that format.
     """
     if name == TORCH_DYNAMIC:
         return TorchDynamicLane(student=kept_lane(path, "torch"))
     engine = engine_of(name)
     entry = bundle.manifest.models.get(engine)
-    if name.endswith("-int8"):
-        if entry is None:
-            raise UsageError("E0127", f"{path.name} holds no model for {engine}, so it has no lane {name}")
+    if name.endswith("-int8") and entry is None:
+        raise UsageError("E0127", f"{path.name} holds no model for {engine}, so it has no lane {name}")
+    if entry is not None and entry.precision == ("int8" if name.endswith("-int8") else "float32"):
         content = bundle.read(entry.member)
         return EngineLane(name=name, engine=engine, model=content, inputs=entry.inputs, outputs=entry.outputs)
     inputs, outputs = _logical(bundle)

@@ -25,6 +25,8 @@ class Kind(StrEnum):
     ONNX_INT8 = "onnx-int8"
     TFLITE_FLOAT32 = "tflite-fp32"
     TFLITE_INT8 = "tflite-int8"
+    READY = "ready"  # a model that is quantised as it is: float graph, contract, preprocessing
+    CHOICE = "choice"  # which precision the bundle holds for each engine, and why
     PARITY = "parity"  # outputs of each lane on the eval rows and the comparison of them
     BUNDLE = "bundle"
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit.bench import LaneTime, machine
+from edgekit.bench import LaneTime
 from edgekit.lanes import engine_of, torch_dynamic_lane
+from edgekit.machine import machine
 from edgekit.parity import Agreement, ParityResult
 from edgekit.pipeline import Artifacts, Kind
 from edgekit.recipe.spec import Recipe
@@ -136,14 +137,6 @@ def make_report(
     )
 
 
-def _coverage(artifacts: Artifacts) -> tuple[int, tuple[Clipped, ...]]:
-    from edgekit_converters.quantize.calibration.held_out import COVERAGE_FILE
-
-    held = json.loads((artifacts[Kind.QUANT_PLAN].path / COVERAGE_FILE).read_text(encoding="utf-8"))
-    shares = {each["name"]: each["fraction_below"] + each["fraction_above"] for each in held["tensors"]}
-    return held["rows"], tuple(Clipped(name=name, clipped=shares[name]) for name in held["worst"])
-
-
 def _saturating(artifacts: Artifacts) -> tuple[str, ...] | None:
     from edgekit_converters.quantize.saturation_report import SATURATION_FILE
 
@@ -151,6 +144,14 @@ def _saturating(artifacts: Artifacts) -> tuple[str, ...] | None:
         return None
     held = json.loads((artifacts[Kind.ONNX_INT8].path / SATURATION_FILE).read_text(encoding="utf-8"))
     return tuple(held["unsafe"])
+
+
+def _coverage(artifacts: Artifacts) -> tuple[int, tuple[Clipped, ...]]:
+    from edgekit_converters.quantize.calibration.held_out import COVERAGE_FILE
+
+    held = json.loads((artifacts[Kind.QUANT_PLAN].path / COVERAGE_FILE).read_text(encoding="utf-8"))
+    shares = {each["name"]: each["fraction_below"] + each["fraction_above"] for each in held["tensors"]}
+    return held["rows"], tuple(Clipped(name=name, clipped=shares[name]) for name in held["worst"])
 
 
 def _sizes(artifacts: Artifacts) -> dict[str, int]:

@@ -23,6 +23,7 @@ ROWS = {
     "edgekit_runtime": 1,
     "edgekit.recipe": 2,
     "edgekit.pipeline": 2,
+    "edgekit.machine": 2,
     "edgekit.cache": 2,
     "edgekit.source": 2,
     "edgekit.extras": 2,

@@ -15,19 +15,21 @@ _ENGINE_LANES = tuple(name for name in LANES if name != "torch")
 
 @click.command("bench")
 @bundle_argument
-@click.option("--on", "lanes", multiple=True, type=click.Choice(_ENGINE_LANES), help="Lane; int8 lanes if not given.")
+@click.option("--on", "lanes", multiple=True, type=click.Choice(_ENGINE_LANES), help="Lane; else those it holds.")
 @click.option("--rounds", type=click.IntRange(min=10), default=100, show_default=True, help="Inferences per lane.")
 @json_option
 def command(bundle: str, lanes: tuple[str, ...], rounds: int, as_json: bool) -> None:
     """Measure the CPU time of one inference of BUNDLE: one thread, the lanes in turn, on the bundle's own goldens."""
-    from edgekit.bench import machine, measure
+    from edgekit.bench import measure
+    from edgekit.machine import machine
     from edgekit.parity_run import bundle_lane
     from edgekit_runtime.bundle import verify
 
     path = Path(bundle)
     checked = verify(path)
-    held = [name for name in _ENGINE_LANES if name.endswith("-int8") and engine_of(name) in checked.manifest.models]
-    wanted = lanes or held
+    suffix = {"int8": "int8", "float32": "fp32"}
+    held = {runtime: suffix[entry.precision] for runtime, entry in checked.manifest.models.items()}
+    wanted = lanes or [name for name in _ENGINE_LANES if name.endswith(held.get(engine_of(name), "none"))]
     chosen = [bundle_lane(checked, path, name) for name in dict.fromkeys(wanted)]
     names = [spec.name for spec in next(iter(checked.manifest.models.values())).inputs]
     arrays = {name: checked.npy(f"golden/{name}.npy") for name in names}

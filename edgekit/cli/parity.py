@@ -1,7 +1,8 @@
 """``edgekit parity``: do the lanes of a bundle give the same answers?"""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,7 +13,8 @@ from edgekit.recipe.spec import BudgetSpec
 from edgekit_runtime.errors import QualityError
 
 if TYPE_CHECKING:
-    from edgekit.parity import ParityResult
+    from edgekit.closeness import Closeness, Limits
+    from edgekit.parity import Fault, ParityResult
 
 __all__ = ["command"]
 
@@ -28,6 +30,7 @@ _HEADER = ("lane", "accuracy (95 %)", "drop", "changed (95 %)", "SQNR", "cosine"
 @click.option("--label", default="label", show_default=True, help="Column with the label.")
 @click.option("--max-drop", help="Accuracy that int8 may lose, e.g. '0.5 points'; 1 point if not given.")
 @click.option("--max-changed", help="Decisions that int8 may change, e.g. '2 points' of the rows; 5 if not given.")
+@click.option("--min-cosine", type=click.FloatRange(0, 1), help="For ready models: least mean cosine.")
 @json_option
 def command(
     bundle: str,
@@ -37,19 +40,29 @@ def command(
     text: str,
     label: str,
     as_json: bool,
-    **bounds: str | None,
+    **bounds: Any,  # noqa: ANN401 - click's own types
 ) -> None:
     """Run the lanes of BUNDLE on the same rows and compare them; exit code 3 if a bound is missed.
 
     Without --on, every lane. Without --data, the evaluation rows that the build kept beside the bundle.
     """
+    from edgekit.closeness import Limits
     from edgekit.parity import judge
     from edgekit.parity_run import DataOption, run_parity
+    from edgekit.quantise_only.parity import came_ready, compare_ready
+    from edgekit_runtime.bundle import verify
 
     budget = BudgetSpec(
         max_drop=points_option("--max-drop", bounds["max_drop"], BudgetSpec().max_drop),
         max_changed=points_option("--max-changed", bounds["max_changed"], BudgetSpec().max_changed),
     )
+    checked = verify(bundle)
+    if came_ready(checked):
+        found = compare_ready(checked, Path(bundle), lanes=lanes or LANES, reference=reference, data=data, text=text)
+        cosine = Limits().min_cosine if bounds["min_cosine"] is None else float(bounds["min_cosine"])
+        limits = Limits(min_cosine=cosine, max_changed=budget.max_changed.value / 100)
+        _finish_ready(bundle, found, reference=reference, limits=limits, as_json=as_json)
+        return
     option = DataOption(path=data, text=text, label=label) if data else None
     result, warnings = run_parity(Path(bundle), lanes=lanes or LANES, reference=reference, data=option)
     faults = judge(result, budget)
@@ -61,14 +74,39 @@ def command(
             click.echo(f"data: {warning}", err=True)
         _print(result)
     if faults:
-        raise QualityError(
-            "E0302",
-            f"{Path(bundle).name} does not answer as {reference} does",
-            why="; ".join(str(fault) for fault in faults),
-            fix="look at the rows above; build again with more calibration rows or more layers in float",
-        )
+        raise _unlike(bundle, reference, faults)
     if not as_json:
         print(f"passed: int8 loses at most {budget.max_drop} and changes at most {budget.max_changed} of the rows")
+
+
+def _unlike(bundle: str, reference: str, faults: "Sequence[Fault]") -> QualityError:
+    return QualityError(
+        "E0302",
+        f"{Path(bundle).name} does not answer as {reference} does",
+        why="; ".join(str(fault) for fault in faults),
+        fix="look at the rows above; build again with more calibration rows or more layers in float",
+    )
+
+
+def _finish_ready(
+    bundle: str, found: "Mapping[str, Closeness]", *, reference: str, limits: "Limits", as_json: bool
+) -> None:
+    """Print what a bundle of a ready model lost, and judge it."""
+    from edgekit.cli.quantise_only import CLOSENESS, closeness_cells
+    from edgekit.closeness import misses
+
+    faults = [fault for lane, close in found.items() for fault in misses(lane, close, limits)]
+    if as_json:
+        verdict = {"passed": not faults, "faults": [str(fault) for fault in faults]}
+        agreements = {lane: close.as_json() for lane, close in found.items()}
+        print_json("parity", {"bundle": bundle, "reference": reference, "agreements": agreements, **verdict})
+    else:
+        rows = [[lane, *closeness_cells(close)] for lane, close in found.items()]
+        print_table(("lane", *CLOSENESS), rows, right=frozenset(range(1, 1 + len(CLOSENESS))))
+    if faults:
+        raise _unlike(bundle, reference, faults)
+    if not as_json:
+        print(f"passed: int8 keeps a mean cosine of at least {limits.min_cosine:g} to {reference}")
 
 
 def _print(result: "ParityResult") -> None:

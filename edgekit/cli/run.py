@@ -1,6 +1,8 @@
 """``edgekit run``: a bundle answers on this machine."""
 
+import json
 import sys
+import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,21 +33,54 @@ __all__ = ["command"]
 def command(bundle: str, inputs: tuple[str, ...], engine: str | None, threads: int, as_json: bool) -> None:
     """Run BUNDLE on each INPUT.
 
-    An INPUT is a text, or the path of an image or of an .npy array (one image, or several along the first axis),
-    by what the bundle takes. The INPUT - stands for the lines of standard input.
+    An INPUT is a text, or the path of an image or of an .npy array (one image, or several along the first axis), or of
+    an .npz file with the tensors of one row, by what the bundle takes. The INPUT - stands for the lines of standard
+    input.
     """
     with edgekit_runtime.load(bundle, engine=engine, threads=threads) as model:
+        facts = {"bundle": bundle, "engine": model.engine_name}
+        if not model.labels:
+            _run_bare(model, inputs, facts=facts, as_json=as_json)
+            return
         answers = _answers(model, inputs)
         if as_json:
             results = [
                 {"input": name, "label": answer.label, "score": answer.score, "scores": list(answer.scores)}
                 for name, answer in answers
             ]
-            labels = list(model.labels)
-            print_json("run", {"bundle": bundle, "engine": model.engine_name, "labels": labels, "results": results})
+            print_json("run", {**facts, "labels": list(model.labels), "results": results})
             return
         for name, answer in answers:
             print(f"{answer.label}\t{answer.score:.3f}\t{name}", flush=True)
+
+
+def _run_bare(model: "Model", inputs: Sequence[str], *, facts: dict[str, str], as_json: bool) -> None:
+    """Print vectors of texts, or the output tensors of input tensors."""
+    results: list[dict[str, object]] = []
+    for given in _expanded(inputs):
+        if model.bundle.manifest.task == "text-embedding":
+            answer: dict[str, object] = {"vector": [float(value) for value in model.embed(given)]}
+        else:
+            answer = {name: array.tolist() for name, array in model.run(**_tensors(Path(given))).items()}
+        if as_json:
+            results.append({"input": given, **answer})
+            continue
+        for name, values in answer.items():
+            print(f"{name}\t{json.dumps(values)}\t{given}", flush=True)
+    if as_json:
+        print_json("run", {**facts, "results": results})
+
+
+def _tensors(path: Path) -> "dict[str, NDArray[np.generic]]":
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as held:
+            return {name: held[name] for name in held.files}
+    except FileNotFoundError:
+        raise MissingError("E0614", f"there is no file '{path}'", fix="check the path") from None
+    except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise UsageError("E0152", f"'{path}' is not a plain .npz file", why=str(error)) from None
 
 
 def _answers(model: "Model", inputs: Sequence[str]) -> "Iterator[tuple[str, Prediction]]":

@@ -48,6 +48,10 @@ def _open(arguments: argparse.Namespace) -> Model:
 def _run(arguments: argparse.Namespace) -> _Result:
     with _open(arguments) as model:
         inputs: Sequence[Input] = arguments.input
+        if model.bundle.manifest.task == "text-embedding":
+            vectors = [{"input": x, "vector": model.embed(x).tolist()} for x in arguments.input]
+            shown = [f"{json.dumps(row['vector'])}\t{row['input']}" for row in vectors]
+            return {"engine": model.engine_name, "vectors": vectors}, shown, 0
         answers = model.predict_batch(inputs)
         labels, engine = model.labels, model.engine_name
     rows = [{"input": x, **asdict(answer)} for x, answer in zip(arguments.input, answers, strict=True)]

@@ -1,0 +1,1 @@
+"""Quantising a model as it is: no teacher, no training, no labels."""
