@@ -1,26 +1,25 @@
 """A recipe becomes a verified bundle, or an error that says which bound was missed."""
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 from edgekit.bench import time_lanes, yardsticks
 from edgekit.cache import Cache, Progress, default_root, run_stages
+from edgekit.choice import ChooseModels, chosen_lanes, read_choice
 from edgekit.kept import keep_lanes
+from edgekit.output_folder import publish, refuse, require_writable
 from edgekit.parity import Fault, judge
-from edgekit.pipeline import Kind, Stage
+from edgekit.pipeline import Artifacts, Kind, Stage
 from edgekit.recipe.load import recipe_digest
 from edgekit.recipe.spec import Recipe, Task
 from edgekit.recipe.units import Points
 from edgekit.report import BuildReport, make_report
 from edgekit.targets import get_target
+from edgekit_converters.quantize.decisions import Decisions, Planning, read_decisions
 from edgekit_converters.quantize.grid import ActivationType
-from edgekit_runtime.errors import MissingError, QualityError, UsageError
+from edgekit_runtime.errors import MissingError
 
 __all__ = ["BuildResult", "build_recipe", "build_stages"]
 
@@ -51,7 +50,8 @@ def build_stages(
         MissingError: A package that the build needs is not installed.
     """
     _require_build_extra()
-    from edgekit.stages import CompareLanes, PackBundle, PrepareData
+    from edgekit.bench import timed_rows
+    from edgekit.stages import CompareLanes, PackBundle, PrepareData, engine_lanes
     from edgekit_converters.adapt.stage import AdaptTeacher
     from edgekit_converters.distill.stage import DistilStudent
     from edgekit_converters.distill.teacher_outputs import RecordTeacher
@@ -71,6 +71,7 @@ def build_stages(
     wanted = recipe.quantize.activations
     activations = get_target(target).activations if wanted == "auto" else "int8" if wanted == "int16" else wanted
     student = recipe.model.student
+    given = read_decisions(recipe.folder / recipe.quantize.plan) if recipe.quantize.plan else None
     stages: list[Stage] = [
         PrepareData(dataset=dataset),
         AdaptTeacher(
@@ -80,7 +81,15 @@ def build_stages(
         ExportTeacher(opset=recipe.export.opset),
         DistilStudent(student=student, how=recipe.distill, precision=precision, seed=seed),
         PruneStudent(student=student, how=recipe.prune, distill=recipe.distill, precision=precision, seed=seed),
-        PlanQuantisation(task=task, how=recipe.quantize, seed=seed, states=default_root() / "calibration"),
+        PlanQuantisation(
+            task=task,
+            how=recipe.quantize,
+            seed=seed,
+            states=default_root() / "calibration",
+            formats=recipe.export.formats,
+            activations=activations,
+            given=given,
+        ),
     ]
     if "onnx" in recipe.export.formats:
         stages += [ExportOnnx(opset=recipe.export.opset), _int8_onnx(recipe, activations)]
@@ -94,7 +103,15 @@ def build_stages(
         teacher_digest=files.digest,
         licence=files.licence,
     )
-    return (*stages, CompareLanes(formats=recipe.export.formats), pack)
+    choose = ChooseModels(
+        formats=recipe.export.formats,
+        keep_int8=recipe.export.keep_int8,
+        given=given,
+        lanes=engine_lanes,
+        rows=timed_rows,
+        basis=(Kind.DATA, Kind.TEACHER, Kind.STUDENT_PRUNED),
+    )
+    return (*stages, choose, CompareLanes(formats=recipe.export.formats), pack)
 
 
 def _int8_onnx(recipe: Recipe, activations: ActivationType) -> Stage:
@@ -139,11 +156,11 @@ def build_recipe(
     """
     folder = out if out is not None else Path("runs") / recipe.name / target
     bundle = folder / f"{recipe.name}-{target}.edge"
-    _require_writable(folder)
+    require_writable(folder)
     stages = build_stages(recipe, target=target, trust_code=trust_code, offline=offline, progress=progress)
     artifacts = run_stages(stages, cache=Cache(root=default_root()), seed=recipe.seed, progress=progress)
 
-    from edgekit.stages import BUNDLE_FILE, read_parity
+    from edgekit.stages import BUNDLE_FILE, engine_lanes, read_parity
     from edgekit_runtime.bundle import verify
 
     result = read_parity(artifacts)
@@ -152,22 +169,32 @@ def build_recipe(
     packed = verify(artifacts[Kind.BUNDLE].path / BUNDLE_FILE)
     report = make_report(recipe, target=target, artifacts=artifacts, result=result, times=times)
     _tell_loss(report, recipe, progress)
-    _tell_slower(report, progress)
+    held = [lane.name for lane in chosen_lanes(engine_lanes(artifacts), artifacts)]
+    _tell_choice(report, held, progress)
     _tell_clipped(report, progress)
-    int8 = [row for row in report.rows if row.lane.endswith("-int8")]
+    shipped = [row for row in report.rows if row.lane in held]
     faults = judge(
         result,
         recipe.budget,
-        size_mb={row.lane: row.size_mb for row in int8},
-        cpu_ms={row.lane: row.cpu_ms_min for row in int8 if row.cpu_ms_min is not None},
+        size_mb={row.lane: row.size_mb for row in shipped},
+        cpu_ms={row.lane: row.cpu_ms_min for row in shipped if row.cpu_ms_min is not None},
     )
     keep_lanes(artifacts, bundle.with_suffix(".lanes"))
+    _write_decisions(bundle.with_suffix(".plan.json"), recipe, artifacts)
     if faults:
         _write_report(folder, report, faults=faults, digest=None)
-        _refuse(bundle, faults, folder)
-    _publish(artifacts[Kind.BUNDLE].path / BUNDLE_FILE, bundle)
+        refuse(bundle, faults, folder, code="E0301", advice=f"{_advice(faults)}, or raise the budget")
+    publish(artifacts[Kind.BUNDLE].path / BUNDLE_FILE, bundle)
     _write_report(folder, report, faults=(), digest=packed.digest)
     return BuildResult(bundle=bundle, digest=packed.digest, report=report)
+
+
+def _write_decisions(path: Path, recipe: Recipe, artifacts: Artifacts) -> None:
+    from edgekit_converters.quantize.stage import read_plan
+
+    planning = Planning(candidate="", plan=read_plan(artifacts))
+    decisions = Decisions(plans=dict.fromkeys(recipe.export.formats, planning), precision=read_choice(artifacts))
+    path.write_text(decisions.to_json(), encoding="utf-8")
 
 
 def _tell_loss(report: BuildReport, recipe: Recipe, progress: Progress) -> None:
@@ -182,16 +209,21 @@ def _tell_loss(report: BuildReport, recipe: Recipe, progress: Progress) -> None:
         )
 
 
-def _tell_slower(report: BuildReport, progress: Progress) -> None:
+def _tell_choice(report: BuildReport, held: Sequence[str], progress: Progress) -> None:
     """Say it when int8 costs more CPU time than float32 in the same engine: tiny networks on x86 are such a case."""
-    for kind in ("onnx", "tflite"):
-        int8, whole = report.row(f"{kind}-int8"), report.row(f"{kind}-fp32")
+    for form in ("onnx", "tflite"):
+        int8, whole = report.row(f"{form}-int8"), report.row(f"{form}-fp32")
         if int8 is None or whole is None or int8.cpu_ms_min is None or whole.cpu_ms_min is None:
             continue
-        if int8.cpu_ms_min > whole.cpu_ms_min:
+        took = f"{int8.cpu_ms_min:.3f} against {whole.cpu_ms_min:.3f} ms"
+        if whole.lane in held:
             progress.notice(
-                f"{kind}-int8 is slower than float32 on this machine ({int8.cpu_ms_min:.3f} against "
-                f"{whole.cpu_ms_min:.3f} ms): what int8 saves here is size, not time"
+                f"{form}-int8 is slower than float32 on this machine ({took}), so the bundle holds float32 for it; "
+                "--keep-int8 has int8 all the same"
+            )
+        elif int8.cpu_ms_min > whole.cpu_ms_min:
+            progress.notice(
+                f"{form}-int8 is slower than float32 on this machine ({took}): what int8 saves here is size, not time"
             )
 
 
@@ -215,51 +247,7 @@ def _advice(faults: Sequence[Fault]) -> str:
     return " and ".join(advice)
 
 
-def _require_writable(folder: Path) -> None:
-    """Find out before the training, not after it, that the result could not be written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UsageError(
-            "E0129",
-            f"the output folder {str(folder)!r} cannot be written",
-            why=error.strerror or str(error),
-            fix="name another folder with --out",
-        ) from error
-
-
-def _publish(source: Path, bundle: Path) -> None:
-    """Put the bundle in place: the path holds the old file or the whole new one at any moment."""
-    temporary = bundle.with_name(f".{bundle.name}.{os.getpid()}.tmp")
-    try:
-        with source.open("rb") as read, temporary.open("wb") as write:
-            shutil.copyfileobj(read, write)
-            write.flush()
-            os.fsync(write.fileno())
-        temporary.replace(bundle)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _write_report(folder: Path, report: BuildReport, *, faults: Sequence[Fault], digest: str | None) -> None:
     content = {**report.as_json(), "passed": not faults, "faults": [str(fault) for fault in faults], "sha256": digest}
     text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
     (folder / "report.json").write_text(text + "\n", encoding="utf-8")
-
-
-def _refuse(bundle: Path, faults: Sequence[Fault], folder: Path) -> NoReturn:
-    """Leave no bundle that looks finished: one of an earlier build is set aside under another name."""
-    aside = ""
-    if bundle.exists():
-        older = bundle.with_name(f"{bundle.name}.older")
-        bundle.replace(older)
-        aside = f"; the bundle of an earlier build is now {older.name}"
-    raise QualityError(
-        "E0301",
-        f"no bundle: {len(faults)} bound{'s' if len(faults) > 1 else ''} missed",
-        why="; ".join(str(fault) for fault in faults),
-        fix=f"see {folder / 'report.json'} and the models in {bundle.with_suffix('.lanes').name}{aside}; "
-        f"{_advice(faults)}, or raise the budget",
-    )

@@ -3,7 +3,7 @@
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.choice import CHOICE_FILE, chosen_lanes
 from edgekit.lanes import (
     LANES,
     MODEL_FILES,
@@ -29,7 +30,16 @@ from edgekit_models.preprocess import PREPROCESS, TOKENIZER
 from edgekit_runtime.bundle import pack
 from edgekit_runtime.manifest import ModelEntry, Runtime
 
-__all__ = ["BUNDLE_FILE", "CompareLanes", "PackBundle", "PrepareData", "engine_lanes", "read_parity"]
+__all__ = [
+    "BUNDLE_FILE",
+    "CompareLanes",
+    "PackBundle",
+    "PrepareData",
+    "engine_lanes",
+    "npy_bytes",
+    "read_parity",
+    "tool_versions",
+]
 
 BUNDLE_FILE = "bundle.edge"
 _GOLDEN_ROWS = 16
@@ -178,8 +188,8 @@ class PackBundle:
 
     @property
     def takes(self) -> tuple[Kind, ...]:
-        int8 = tuple(_KINDS[f"{name}-int8"] for name in ("onnx", "tflite") if name in self.recipe.export.formats)
-        return (Kind.DATA, Kind.TEACHER, Kind.STUDENT_PRUNED, Kind.QUANT_PLAN, *int8, Kind.PARITY)
+        models = tuple(kind for name, kind in _KINDS.items() if name.split("-")[0] in self.recipe.export.formats)
+        return (Kind.DATA, Kind.TEACHER, Kind.STUDENT_PRUNED, Kind.QUANT_PLAN, *models, Kind.CHOICE, Kind.PARITY)
 
     def config(self) -> Mapping[str, object]:
         return {
@@ -190,7 +200,7 @@ class PackBundle:
             "teacher": self.teacher,
             "teacher_digest": self.teacher_digest,
             "licence": self.licence,
-            "tools": _tool_versions(),
+            "tools": tool_versions(),
         }
 
     def versions(self) -> tuple[str, ...]:
@@ -218,13 +228,17 @@ class PackBundle:
         if (teacher / TOKENIZER).is_file():
             members[TOKENIZER] = (teacher / TOKENIZER).read_bytes()
         models: dict[Runtime, ModelEntry] = {}
-        for lane in engine_lanes({kind: artifacts[kind] for kind in self.takes}):
+        held = chosen_lanes(engine_lanes({kind: artifacts[kind] for kind in self.takes}), artifacts)
+        for lane in held:
             engine = engine_of(lane.name)
             members[MODEL_FILES[engine]] = lane.content()
             models[engine] = ModelEntry(
-                member=MODEL_FILES[engine], precision="int8", inputs=lane.inputs, outputs=lane.outputs
+                member=MODEL_FILES[engine],
+                precision="int8" if lane.name.endswith("-int8") else "float32",
+                inputs=lane.inputs,
+                outputs=lane.outputs,
             )
-        members |= _goldens(data, artifacts)
+        members |= _goldens(data, artifacts, [lane.name for lane in held])
         raw = pack(
             name=self.recipe.name,
             version=self.recipe.version,
@@ -245,7 +259,8 @@ class PackBundle:
             "teacher": self.teacher,
             "teacher_sha256": self.teacher_digest,
             "seed": self.recipe.seed,
-            "tools": _tool_versions(),
+            "models": json.loads((artifacts[Kind.CHOICE].path / CHOICE_FILE).read_text(encoding="utf-8")),
+            "tools": tool_versions(),
         }
         return json.dumps(facts, indent=1, sort_keys=True, ensure_ascii=False).encode()
 
@@ -257,7 +272,8 @@ class PackBundle:
         )
 
 
-def _tool_versions() -> dict[str, str]:
+def tool_versions() -> dict[str, str]:
+    """Give the installed versions of what a build is made with, by distribution."""
     found = {}
     for name in _TOOLS:
         try:
@@ -267,29 +283,28 @@ def _tool_versions() -> dict[str, str]:
     return found
 
 
-def _npy(array: NDArray[np.generic]) -> bytes:
+def npy_bytes(array: NDArray[np.generic]) -> bytes:
+    """Give the bytes of an ``.npy`` file."""
     stream = io.BytesIO()
     np.lib.format.write_array(stream, np.ascontiguousarray(array), allow_pickle=False)
     return stream.getvalue()
 
 
-def _goldens(data: Dataset, artifacts: Artifacts) -> dict[str, bytes]:
-    """Give inputs and the outputs that this machine got for them, so that a device can check itself."""
+def _goldens(data: Dataset, artifacts: Artifacts, held: Sequence[str]) -> dict[str, bytes]:
+    """Give inputs and the outputs of the lanes in the bundle for them, so that a device can check itself."""
     from edgekit_converters.rows import feeds
 
     count = min(_GOLDEN_ROWS, len(data.evaluation))
     chosen = np.linspace(0, len(data.evaluation) - 1, count).astype(np.int64)
     rows = data.evaluation.take(chosen)
     tensors = list(feeds(rows.inputs, artifacts[Kind.TEACHER].path))
-    members = {f"golden/{name}.npy": _npy(np.concatenate([row[name] for row in tensors])) for name in tensors[0]}
+    members = {f"golden/{name}.npy": npy_bytes(np.concatenate([row[name] for row in tensors])) for name in tensors[0]}
     if data.task is Task.TEXT_CLASSIFICATION:
         members["golden.json"] = json.dumps({"texts": list(rows.texts)}, ensure_ascii=False).encode()
     else:
         members["golden.json"] = b"{}"
-        members["golden/input.npy"] = _npy(rows.images)
-    lanes = {"reference": "torch", "onnxruntime": "onnx-int8", "litert": "tflite-int8"}
-    for name, lane in lanes.items():
-        path = artifacts[Kind.PARITY].path / f"{lane}.npy"
-        if path.is_file():
-            members[f"golden/{name}.npy"] = _npy(np.load(path, allow_pickle=False)[chosen])
+        members["golden/input.npy"] = npy_bytes(rows.images)
+    for name, lane in (("reference", "torch"), *((engine_of(lane), lane) for lane in held)):
+        logits = np.load(artifacts[Kind.PARITY].path / f"{lane}.npy", allow_pickle=False)
+        members[f"golden/{name}.npy"] = npy_bytes(logits[chosen])
     return members

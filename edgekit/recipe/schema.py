@@ -285,6 +285,7 @@ class QuantizeModel(Section):
     techniques: bool = Field(default=_UNSET)
     min_sqnr_db: float = Field(default=_UNSET, gt=0)
     all_int8: bool = Field(default=_UNSET)
+    plan: Text = Field(default=_UNSET)
     seven_bit: bool | Literal["pairs"] = Field(default=_UNSET)
     whole_network: Literal["off", "int8", "int16-residual"] = Field(default=_UNSET)
 
@@ -309,6 +310,7 @@ class ExportModel(Section):
     formats: Annotated[list[Literal["onnx", "tflite"]], AfterValidator(_unique)] = Field(default=_UNSET, min_length=1)
     # 17 brought LayerNormalization as one operator; 23 is the newest that the exporter was seen to write.
     opset: int = Field(default=_UNSET, ge=17, le=23)
+    keep_int8: bool = Field(default=_UNSET)
 
 
 class BudgetModel(Section):

@@ -244,12 +244,14 @@ class QuantizeSpec:
         techniques: Try the accuracy techniques and keep those that help; off gives the naive plan, for comparison.
         min_sqnr_db: The most sensitive layers leave static int8 until the simulated model is this close to float on
             held-in rows, in dB; None = all stay.
-        all_int8: No layer may leave static int8 for ``min_sqnr_db``, as NPUs need it.
         seven_bit: Narrow the weights until no 16-bit sum of x86 without VNNI can saturate: True keeps codes within
             +-64, safe in any kernel; ``pairs`` narrows a channel only as far as ONNX Runtime's kernels need.
         whole_network: Text, ONNX: every operator reads and gives integers, layer norm, softmax and GELU too, as NPUs
             need it. ``int8``, or ``int16-residual`` with 16 bits for what a layer norm sums up. The modes of layers,
             which other keys choose, do not apply then.
+        all_int8: No layer may leave static int8 for ``min_sqnr_db``, as NPUs need it.
+        plan: ``NAME-TARGET.plan.json`` of an earlier build of the same model and rows: nothing is measured, its
+            decisions hold. Relative paths start at the recipe's folder.
     """
 
     calibration_rows: int = 256
@@ -263,16 +265,24 @@ class QuantizeSpec:
     techniques: bool = True
     min_sqnr_db: float | None = None
     all_int8: bool = False
+    plan: str = ""
     seven_bit: bool | Literal["pairs"] = False
     whole_network: Literal["off", "int8", "int16-residual"] = "off"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportSpec:
-    """Formats to write."""
+    """Formats to write.
+
+    Attributes:
+        formats: Model files.
+        opset: Of ONNX.
+        keep_int8: The bundle holds int8 even for an engine in which float32 is faster on the build machine.
+    """
 
     formats: tuple[Literal["onnx", "tflite"], ...] = ("onnx", "tflite")
     opset: int = 20
+    keep_int8: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ import hashlib
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.machine import machine
 from edgekit.pipeline import Artifacts, Kind
 from edgekit.recipe.spec import QuantizeSpec, Task
 from edgekit_converters.export.contract import contract_of, exportable
 from edgekit_converters.export.stage import ONNX_FILE, TFLITE_FILE
+from edgekit_converters.quantize.decisions import Decisions, Format, adopt
 from edgekit_converters.quantize.grid import ActivationType
-from edgekit_converters.quantize.modes import layer_mode
+from edgekit_converters.quantize.modes import Mode, layer_mode
 from edgekit_converters.quantize.plan import PLAN_FILE, QuantPlan
 from edgekit_converters.quantize.saturation import SevenBit
 from edgekit_converters.rows import feeds
@@ -26,11 +28,16 @@ from edgekit_models.data.dataset import Inputs, read_dataset
 from edgekit_models.saved import load_own_model, read_config
 from edgekit_models.text_classifier import TextConfig
 from edgekit_runtime.errors import UsageError
+from edgekit_runtime.statistics import sqnr_db
 
 __all__ = ["PlanQuantisation", "QuantizeOnnx", "QuantizeTflite", "calibration_rows", "held_out_rows", "read_plan"]
 
 if TYPE_CHECKING:
-    from edgekit_converters.quantize.measure import Checkpoint
+    from torch import Tensor
+
+    from edgekit_converters.quantize.fastest import Found
+    from edgekit_converters.quantize.measure import Checkpoint, Row
+    from edgekit_converters.quantize.planner import Planned
 
 _HELD_OUT = 32  # fewest rows that coverage is told from
 
@@ -75,12 +82,19 @@ class PlanQuantisation:
     how: QuantizeSpec
     seed: int
     states: Path | None = None  # folder that a calibration which was killed goes on from
+    formats: tuple[Format, ...] = ("onnx", "tflite")  # whose engines a search measures layers in
+    activations: ActivationType = "uint8"
+    given: Decisions | None = None
 
     takes: ClassVar[tuple[Kind, ...]] = (Kind.DATA, Kind.TEACHER, Kind.STUDENT_PRUNED)
     gives: ClassVar[Kind] = Kind.QUANT_PLAN
 
     def config(self) -> Mapping[str, object]:
-        return {"quantize": asdict(self.how), "task": self.task.value}
+        # The path of a file of decisions says nothing; what it holds does. What is measured holds for one machine.
+        basis: object = self.given.digest if self.given else ""
+        if self.given is None and self.how.min_sqnr_db is not None:
+            basis = [list(self.formats), self.activations, machine()]
+        return {"quantize": {**asdict(self.how), "plan": ""}, "task": self.task.value, "basis": basis}
 
     def versions(self) -> tuple[str, ...]:
         return ("torch", "numpy")
@@ -90,7 +104,7 @@ class PlanQuantisation:
         from edgekit_converters.quantize.calibration.held_out import hold_out
         from edgekit_converters.quantize.graph import save_graph, trace
         from edgekit_converters.quantize.measure import as_rows
-        from edgekit_converters.quantize.planner import Planner
+        from edgekit_converters.quantize.planner import Planned, Planner
         from edgekit_converters.quantize.schemes.choose import CodeWeights
         from edgekit_converters.quantize.schemes.codes_file import save_codes
         from edgekit_converters.quantize.schemes.rounded import round_weights
@@ -105,12 +119,12 @@ class PlanQuantisation:
         planner = Planner(
             mode=layer_mode(self.task, self.how),
             whole_network=self.task is Task.IMAGE_CLASSIFICATION,
-            bits=16 if self.how.activations == "int16" else 8,
-            finish=CodeWeights(how=self.how),
             techniques=self.how.techniques,
-            seven_bit=self.how.seven_bit,
             ranges=self.how.ranges,
             resume=self._checkpoint(artifacts),
+            seven_bit=self.how.seven_bit,
+            bits=16 if self.how.activations == "int16" else 8,
+            finish=CodeWeights(how=self.how),
         )
         rows = as_rows(graph, partial(calibration_rows, artifacts, **drawn), trim=longest > 2)
         planned = planner.make(graph, rows)
@@ -118,10 +132,16 @@ class PlanQuantisation:
         if self.how.weights == "int4" and self.how.rounding != "nearest":
             plan = round_weights(planned.graph, plan, rows, planner.judged(rows), method=self.how.rounding)
         tested = plan.techniques
-        if self.how.min_sqnr_db is not None:
-            judged = planner.judged(rows)
-            found = relax(planned.graph, plan, judged, min_sqnr_db=self.how.min_sqnr_db, all_int8=self.how.all_int8)
-            plan, relaxed = found.plan, f"; {len(found.relaxed)} layers relaxed for {found.sqnr_db:.1f} dB"
+        if self.given is not None:
+            plan, relaxed = adopt(plan, next(iter(self.given.plans.values())).plan), "; modes as given"
+        elif self.how.min_sqnr_db is not None and plan.codes():
+            # Fewer bits are asked for size, not for speed: the fewest layers take more of them.
+            eased = relax(planned.graph, plan, planner.judged(rows), min_sqnr_db=self.how.min_sqnr_db)
+            plan, relaxed = eased.plan, f"; {len(eased.relaxed)} layers relaxed for {eased.sqnr_db:.1f} dB"
+        elif self.how.min_sqnr_db is not None:
+            found = self._search(Planned(planned.graph, plan), planner.judged(rows), example)
+            plan = found.plan
+            relaxed = f"; {len(found.moved)} layers left their fastest mode for {found.reached:.1f} dB"
         (into / PLAN_FILE).write_text(plan.to_json(), encoding="utf-8")
         save_codes(plan, into)
         save_graph(planned.graph, example, into)
@@ -150,6 +170,23 @@ class PlanQuantisation:
         """Give a folder that builds of another student or recipe do not use."""
         depends = repr((artifacts[Kind.STUDENT_PRUNED].digest, artifacts[Kind.DATA].digest, self.config(), self.seed))
         return None if self.states is None else self.states / hashlib.sha256(depends.encode()).hexdigest()[:32]
+
+    def _search(self, made: "Planned", judged: "Sequence[Row]", example: "tuple[Tensor, ...]") -> "Found":
+        """Find the fastest modes, by the CPU time of each layer here, that keep ``min_sqnr_db``."""
+        from edgekit_converters.quantize.cost import MODES, layer_costs
+        from edgekit_converters.quantize.fastest import Bound, fastest
+
+        least = self.how.min_sqnr_db
+        assert least is not None
+        costs = layer_costs(
+            made.graph,
+            made.plan,
+            example,
+            formats=self.formats,
+            activations=self.activations,
+            only=(Mode.STATIC,) if self.how.all_int8 else MODES,
+        )
+        return fastest(made.graph, made.plan, judged, costs, Bound(measure=sqnr_db, least=least, unit="dB"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
