@@ -18,6 +18,7 @@ from edgekit.quantise_only.stages import read_contract, read_feeds, read_task, r
 from edgekit.stages import BUNDLE_FILE, npy_bytes, tool_versions
 from edgekit_converters.quantize.decisions import Format
 from edgekit_converters.quantize.plan import PLAN_FILE
+from edgekit_converters.quantize.saturation_report import SATURATION_FILE
 from edgekit_runtime.bundle import pack
 from edgekit_runtime.manifest import ModelEntry, Runtime, TaskName
 
@@ -131,6 +132,8 @@ class PackReady:
         members = {path.name: path.read_bytes() for path in sorted((ready / "members").glob("*"))}
         members["parity.json"] = (artifacts[Kind.PARITY].path / "parity.json").read_bytes()
         members["provenance.json"] = self._provenance(artifacts)
+        if "onnx" in self.formats:
+            members[SATURATION_FILE] = (artifacts[Kind.ONNX_INT8].path / SATURATION_FILE).read_bytes()
         members |= self._plans(artifacts) | self._goldens(artifacts, lanes)
         models: dict[Runtime, ModelEntry] = {}
         for lane in lanes:

@@ -1,6 +1,7 @@
 """The stage that turns plans into the int8 file of one format: the fastest that stays as close as it must."""
 
 import json
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -106,11 +107,13 @@ class QuantiseReady:
         rows = read_feeds(artifacts, "calibration")
         made = self._plans(artifacts, contract, rows)
         with tempfile.TemporaryDirectory() as folder:
-            files = {name: Path(folder) / f"{name}.{self.form}" for name in made}
+            files = {name: Path(folder) / name / MODEL[self.form] for name in made}
+            for file in files.values():
+                file.parent.mkdir()
             notes = {name: self._write(plan, contract, files[name], rows.feeds) for name, plan in made.items()}
             tried = [] if self.given else self._try(artifacts, contract, files, rows)
             name = _best(tried) if tried else next(iter(made))
-            (into / MODEL[self.form]).write_bytes(files[name].read_bytes())
+            shutil.copytree(files[name].parent, into, dirs_exist_ok=True)
         (into / PLAN_FILE).write_text(made[name].plan.to_json(), encoding="utf-8")
         chosen = {"candidate": name.partition("+")[0], "tried": [asdict(one) for one in tried]}
         (into / CHOSEN_FILE).write_text(json.dumps(chosen, indent=1, sort_keys=True) + "\n", encoding="utf-8")

@@ -2,7 +2,6 @@
 
 import hashlib
 import shutil
-import tempfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from edgekit.machine import machine
 from edgekit.pipeline import Artifacts, Kind
 from edgekit.recipe.spec import QuantizeSpec, Task
-from edgekit_converters.export.contract import contract_of, exportable
+from edgekit_converters.export.contract import ModelContract, contract_of, exportable
 from edgekit_converters.export.stage import ONNX_FILE, TFLITE_FILE
 from edgekit_converters.quantize.decisions import Decisions, Format, adopt
 from edgekit_converters.quantize.grid import ActivationType
@@ -208,31 +207,17 @@ class QuantizeOnnx:
 
     def run(self, artifacts: Artifacts, into: Path, /) -> str:
         """Write ``model.onnx``, and what its sums can reach into ``saturation.json``."""
-        from edgekit_converters.export.onnx import export_module_onnx
-        from edgekit_converters.quantize.graph import kernel_kinds, layer_biases, layer_weights, load_graph
-        from edgekit_converters.quantize.onnx_schemes import least_opset, read_onnx_codes
-        from edgekit_converters.quantize.onnx_static import quantize_onnx
-        from edgekit_converters.quantize.proof import prove, read_onnx
-        from edgekit_converters.quantize.saturation_report import prove_layers, record_saturation
-        from edgekit_converters.quantize.schemes.proved import prove_codes
+        from edgekit_converters.quantize.write import write_onnx
 
-        plan, graph = read_plan(artifacts), load_graph(artifacts[Kind.QUANT_PLAN].path)
-        contract = contract_of(read_config(artifacts[Kind.STUDENT_PRUNED].path / "config.json"))
-        weights, target = layer_weights(graph), into / ONNX_FILE
-        with tempfile.TemporaryDirectory() as folder:
-            source = Path(folder) / ONNX_FILE
-            export_module_onnx(graph, contract, source, opset=max(self.opset, least_opset(plan)))
-            counts = quantize_onnx(source, target, plan, weights, activations=self.activations)
-        found = read_onnx(target, plan, weights)
-        equal = prove(plan, weights, layer_biases(graph), found)
-        equal += prove_codes(plan, read_onnx_codes(target))
-        proofs = prove_layers(plan, found, kernel_kinds(graph))
-        said = record_saturation(proofs, into, must_be_safe=bool(self.seven_bit))
-        named = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-        size = target.stat().st_size
-        kind = "U8S8" if self.activations == "uint8" else "S8S8"
-        kind = "A16W8" if any(layer.input is not None and layer.input.bits == 16 for layer in plan.layers) else kind
-        return f"{size / 1e6:.2f} MB, {kind}; layers: {named}; {equal} arrays and grids equal the plan's; {said}"
+        made, contract = _planned(artifacts)
+        return write_onnx(
+            made,
+            contract,
+            into / ONNX_FILE,
+            activations=self.activations,
+            opset=self.opset,
+            seven_bit=self.seven_bit,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,22 +238,16 @@ class QuantizeTflite:
 
     def run(self, artifacts: Artifacts, into: Path, /) -> str:
         """Write ``model.tflite``."""
-        from edgekit_converters.export.tflite import export_module_tflite
-        from edgekit_converters.quantize.affine import separate_affine
-        from edgekit_converters.quantize.graph import layer_biases, layer_weights, load_graph
-        from edgekit_converters.quantize.proof import prove, read_tflite
-        from edgekit_converters.quantize.schemes.proved import prove_codes
-        from edgekit_converters.quantize.tflite_schemes import read_tflite_codes
-        from edgekit_converters.quantize.tflite_static import quantize_tflite
+        from edgekit_converters.quantize.write import write_tflite
 
-        plan, graph = read_plan(artifacts), load_graph(artifacts[Kind.QUANT_PLAN].path)
-        contract = contract_of(read_config(artifacts[Kind.STUDENT_PRUNED].path / "config.json"))
-        weights, target = layer_weights(graph), into / TFLITE_FILE
+        made, contract = _planned(artifacts)
         rows = calibration_rows(artifacts, count=self.how.calibration_rows, seed=self.seed)
-        with tempfile.TemporaryDirectory() as folder:
-            source = Path(folder) / TFLITE_FILE
-            export_module_tflite(separate_affine(graph), contract, source)
-            quantize_tflite(source, target, plan, weights, rows)
-        equal = prove(plan, weights, layer_biases(graph), read_tflite(target, plan, weights))
-        equal += prove_codes(plan, read_tflite_codes(target))
-        return f"{target.stat().st_size / 1e6:.2f} MB; {equal} arrays and grids equal the plan's"
+        return write_tflite(made, contract, into / TFLITE_FILE, rows)
+
+
+def _planned(artifacts: Artifacts) -> "tuple[Planned, ModelContract]":
+    from edgekit_converters.quantize.graph import load_graph
+    from edgekit_converters.quantize.planner import Planned
+
+    made = Planned(load_graph(artifacts[Kind.QUANT_PLAN].path), read_plan(artifacts))
+    return made, contract_of(read_config(artifacts[Kind.STUDENT_PRUNED].path / "config.json"))

@@ -11,39 +11,58 @@ from edgekit_converters.export.contract import ModelContract
 from edgekit_converters.export.onnx import export_module_onnx
 from edgekit_converters.export.tflite import export_module_tflite
 from edgekit_converters.quantize.affine import separate_affine
-from edgekit_converters.quantize.graph import layer_biases, layer_weights
+from edgekit_converters.quantize.graph import kernel_kinds, layer_biases, layer_weights
 from edgekit_converters.quantize.grid import ActivationType
+from edgekit_converters.quantize.onnx_schemes import least_opset, read_onnx_codes
 from edgekit_converters.quantize.onnx_static import quantize_onnx
 from edgekit_converters.quantize.planner import Planned
 from edgekit_converters.quantize.proof import prove, read_onnx, read_tflite
+from edgekit_converters.quantize.saturation import SevenBit
+from edgekit_converters.quantize.saturation_report import prove_layers, record_saturation
+from edgekit_converters.quantize.schemes.proved import prove_codes
+from edgekit_converters.quantize.tflite_schemes import read_tflite_codes
 from edgekit_converters.quantize.tflite_static import quantize_tflite
 
 __all__ = ["write_onnx", "write_tflite"]
 
 
-def write_onnx(made: Planned, contract: ModelContract, target: Path, *, activations: ActivationType, opset: int) -> str:
-    """Write int8 ONNX with our own Q/DQ placement.
+def write_onnx(
+    made: Planned,
+    contract: ModelContract,
+    target: Path,
+    *,
+    activations: ActivationType,
+    opset: int,
+    seven_bit: SevenBit = False,
+) -> str:
+    """Write int8 ONNX with our own Q/DQ placement, and beside it what its sums can reach (``saturation.json``).
 
     Args:
         made: The plan and the graph that it belongs to.
         contract: Names and shapes of inputs and outputs.
         target: Of the file.
         activations: Type of the codes.
-        opset: ONNX opset.
+        opset: ONNX opset, or the least that the plan's codes need.
+        seven_bit: The weights were narrowed, so a sum that can saturate is a fault.
 
     Returns:
-        One line: size, kernels, layers by mode, and how much was proved.
+        One line: size, kernels, layers by mode, how much was proved, and whether sums can saturate.
     """
-    weights = layer_weights(made.graph)
+    plan, graph = made.plan, made.graph
+    weights = layer_weights(graph)
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / target.name
-        export_module_onnx(made.graph, contract, source, opset=opset)
-        counts = quantize_onnx(source, target, made.plan, weights, activations=activations)
-    equal = prove(made.plan, weights, layer_biases(made.graph), read_onnx(target, made.plan, weights))
+        export_module_onnx(graph, contract, source, opset=max(opset, least_opset(plan)))
+        counts = quantize_onnx(source, target, plan, weights, activations=activations)
+    found = read_onnx(target, plan, weights)
+    equal = prove(plan, weights, layer_biases(graph), found) + prove_codes(plan, read_onnx_codes(target))
+    proofs = prove_layers(plan, found, kernel_kinds(graph))
+    said = record_saturation(proofs, target.parent, must_be_safe=bool(seven_bit))
     named = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-    kind = "U8S8" if activations == "uint8" else "S8S8"
     size = target.stat().st_size
-    return f"{size / 1e6:.2f} MB, {kind}; layers: {named}; {equal} arrays and grids equal the plan's"
+    kind = "U8S8" if activations == "uint8" else "S8S8"
+    kind = "A16W8" if any(layer.input is not None and layer.input.bits == 16 for layer in plan.layers) else kind
+    return f"{size / 1e6:.2f} MB, {kind}; layers: {named}; {equal} arrays and grids equal the plan's; {said}"
 
 
 def write_tflite(
@@ -66,4 +85,5 @@ def write_tflite(
         export_module_tflite(separate_affine(made.graph), contract, source)
         quantize_tflite(source, target, made.plan, weights, rows)
     equal = prove(made.plan, weights, layer_biases(made.graph), read_tflite(target, made.plan, weights))
+    equal += prove_codes(made.plan, read_tflite_codes(target))
     return f"{target.stat().st_size / 1e6:.2f} MB; {equal} arrays and grids equal the plan's"
