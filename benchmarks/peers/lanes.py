@@ -68,7 +68,7 @@ def _of(work: Path, sequence: int, variant: Variant) -> Lane:
 
 
 def extra_lanes(path: Path) -> list[Lane]:
-    """Read lanes of one's own.
+    """Read lanes of one's own; without a ``mode``, it is what the name ends in.
 
     Raises:
         ValueError: Two have the same name and sequence, or a file is missing.
@@ -82,7 +82,7 @@ def extra_lanes(path: Path) -> list[Lane]:
             facts=(
                 ("peer", "extra"),
                 ("variant", row["name"]),
-                ("mode", row.get("mode", "")),
+                ("mode", row.get("mode") or row["name"].rpartition("-")[2]),
                 ("how", row.get("how", "")),
             ),
         )

@@ -168,6 +168,9 @@ def test_lanes_of_ones_own_are_read_and_wrong_ones_refused(tmp_path: Path) -> No
     listing = tmp_path / "lanes.json"
     listing.write_text(json.dumps([row, {**row, "sequence": 128}]))
     assert [(lane.title, lane.sequence) for lane in extra_lanes(listing)] == [("extra-best", 64), ("extra-best", 128)]
+    assert [dict(lane.facts)["mode"] for lane in extra_lanes(listing)] == ["best", "best"]
+    listing.write_text(json.dumps([{**row, "name": "own-onnx-static"}, {**row, "mode": "mixed"}]))
+    assert [dict(lane.facts)["mode"] for lane in extra_lanes(listing)] == ["static", "mixed"]
     listing.write_text(json.dumps([row, row]))
     with pytest.raises(ValueError, match="twice"):
         extra_lanes(listing)
