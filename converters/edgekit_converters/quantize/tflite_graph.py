@@ -75,20 +75,26 @@ class TfliteGraph:
             return np.empty(0, np.float32), np.empty(0, np.int64)
         return np.array(held.scale, np.float32), np.array(held.zeroPoint, np.int64)
 
-    def layers(self) -> Iterator[TfliteLayer]:
-        """Give the operators with constant weights in order of execution."""
+    def is_constant(self, tensor: int) -> bool:
+        """Tell whether a tensor's values stand in the file."""
+        return self._bytes(tensor) is not None
+
+    def operators(self) -> Iterator[tuple[str, list[int], list[int]]]:
+        """Give name, inputs and outputs of each operator in order of execution; -1 = none."""
         for operator in self._graph.operators:
             code = self._model.operatorCodes[operator.opcodeIndex]
             name = self._names[max(code.builtinCode, code.deprecatedBuiltinCode)]
-            inputs = [int(i) for i in operator.inputs]
+            yield name, [int(i) for i in operator.inputs], [int(i) for i in operator.outputs]
+
+    def layers(self) -> Iterator[TfliteLayer]:
+        """Give the operators with constant weights in order of execution."""
+        for name, inputs, outputs in self.operators():
             if name not in _LAYERS or self._bytes(inputs[1]) is None:
                 continue
             if self._graph.tensors[inputs[1]].type not in _DTYPES:  # 4 bits: ``tflite_schemes`` reads them
                 continue
             bias = inputs[2] if len(inputs) > 2 else -1
-            yield TfliteLayer(
-                operator=name, input=inputs[0], weight=inputs[1], bias=bias, output=int(operator.outputs[0])
-            )
+            yield TfliteLayer(operator=name, input=inputs[0], weight=inputs[1], bias=bias, output=outputs[0])
 
     def channels_first(self, layer: TfliteLayer) -> NDArray[np.generic]:
         """Give a layer's weights as PyTorch holds them: (out, in) or (out, in / groups, height, width)."""
