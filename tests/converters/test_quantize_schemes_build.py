@@ -22,6 +22,7 @@ from edgekit_converters.export.contract import contract_of
 from edgekit_converters.export.onnx import export_module_onnx
 from edgekit_converters.export.tflite import export_module_tflite
 from edgekit_converters.quantize.affine import separate_affine
+from edgekit_converters.quantize.decisions import adopt
 from edgekit_converters.quantize.graph import layer_biases, layer_weights, layers
 from edgekit_converters.quantize.grid import Range
 from edgekit_converters.quantize.measure import as_rows, outputs, simulate
@@ -42,7 +43,7 @@ from edgekit_converters.quantize.search import relax
 from edgekit_converters.quantize.stage import PlanQuantisation, QuantizeOnnx, QuantizeTflite, read_plan
 from edgekit_converters.quantize.tflite_schemes import read_tflite_codes
 from edgekit_converters.quantize.tflite_static import quantize_tflite
-from edgekit_runtime.errors import ConversionError
+from edgekit_runtime.errors import ConversionError, UsageError
 from edgekit_runtime.statistics import sqnr_db
 
 TEXT = Task.TEXT_CLASSIFICATION
@@ -329,12 +330,12 @@ def test_a_bound_takes_the_fewest_layers_from_short_codes_to_int8(given, name) -
     bound = sqnr_db(outputs(given.graph, given.rows), simulate(given.graph, plan, given.rows)) + 3
     found = relax(given.graph, plan, given.rows, min_sqnr_db=bound)
     assert found.sqnr_db >= bound
-    linear = [layer for layer in plan.layers if layer.kind == "linear" and layer.is_coded]
-    assert 0 < len(found.relaxed) < len(linear)
+    assert 0 < len(found.relaxed) < len(plan.codes())
     for layer in found.plan.layers:
         if layer.name in found.relaxed:
-            assert (layer.mode, layer.scheme, layer.input) == (Mode.DYNAMIC, None, None)
-            assert len(layer.weight_scales) == len(given.weights[layer.name])
+            mode = Mode.STATIC if layer.name == "words" else Mode.DYNAMIC  # a table of rows has no activations
+            assert (layer.mode, layer.scheme, layer.input) == (mode, None, None)
+            assert layer.name == "words" or len(layer.weight_scales) == len(given.weights[layer.name])
         else:
             assert layer == plan.layer(layer.name)
 
@@ -359,11 +360,39 @@ def test_keys_that_do_not_fit_together_are_refused_by_name(keys, named) -> None:
     QuantizeModel(weights="int4", rounding="gptq", block=64, embedding="int4", ffn_output="float")
 
 
-def test_stages_build_int4_with_gptq_in_both_formats(tmp_path) -> None:
+def student(tmp_path) -> dict:
     artifacts = tiny_networks.data_artifact(TEXT, tmp_path / "data")
     for kind in (Kind.TEACHER, Kind.STUDENT_PRUNED):
         folder = tiny_networks.write_teacher(tmp_path / kind.value, task=TEXT)
         artifacts[kind] = tiny_networks.artifact(kind, folder)
+    return artifacts
+
+
+def test_the_plan_stage_takes_coded_layers_to_int8_for_a_bound_and_repeats_it(tmp_path) -> None:
+    artifacts, plans = student(tmp_path), []
+    for name, bound in (("free", None), ("bound", 26.0)):
+        (tmp_path / name).mkdir()
+        how = replace(INT4, min_sqnr_db=bound)
+        note = PlanQuantisation(task=TEXT, how=how, seed=0).run(artifacts, tmp_path / name)
+        artifacts[Kind.QUANT_PLAN] = tiny_networks.artifact(Kind.QUANT_PLAN, tmp_path / name)
+        plans.append(read_plan(artifacts))
+    free, bounded = plans
+    relaxed = [layer for layer in bounded.layers if layer.is_int8]
+    assert f"{len(relaxed)} layers relaxed" in note
+    assert 0 < len(relaxed) < len(free.codes())
+    assert adopt(free, bounded) == bounded
+    assert list(adopt(free, bounded).codes()) == list(bounded.codes())
+    other = tuple(
+        replace(layer, scheme=replace(layer.scheme, sha256="0" * 64)) if layer.is_coded else layer
+        for layer in bounded.layers
+    )
+    with pytest.raises(UsageError) as caught:
+        adopt(free, replace(bounded, layers=other))
+    assert caught.value.code == "E0147"
+
+
+def test_stages_build_int4_with_gptq_in_both_formats(tmp_path) -> None:
+    artifacts = student(tmp_path)
     how = replace(INT4, rounding="gptq", ffn_output="float")
     notes = {}
     for stage in (
