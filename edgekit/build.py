@@ -105,7 +105,7 @@ def build_stages(
     )
     choose = ChooseModels(
         formats=recipe.export.formats,
-        keep_int8=recipe.export.keep_int8,
+        keep_int8=recipe.export.keep_int8 or not recipe.quantize.for_speed,
         given=given,
         lanes=engine_lanes,
         rows=timed_rows,

@@ -269,6 +269,11 @@ class QuantizeSpec:
     seven_bit: bool | Literal["pairs"] = False
     whole_network: Literal["off", "int8", "int16-residual"] = "off"
 
+    @property
+    def for_speed(self) -> bool:
+        """Whether int8 is wanted for its speed: fewer bits are asked for size, 16-bit activations for closeness."""
+        return self.weights == "int8" and self.activations != "int16"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportSpec:

@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -15,7 +16,10 @@ from ai_edge_litert.interpreter import Interpreter
 from onnx import numpy_helper
 from pydantic import ValidationError
 
+from edgekit.build import build_stages
+from edgekit.choice import ChooseModels
 from edgekit.pipeline import Kind
+from edgekit.recipe.load import load_recipe
 from edgekit.recipe.schema import QuantizeModel
 from edgekit.recipe.spec import QuantizeSpec, Task
 from edgekit_converters.export.contract import contract_of
@@ -414,3 +418,24 @@ def test_stages_build_int4_with_gptq_in_both_formats(tmp_path) -> None:
     assert "11 int4" in notes[Kind.ONNX_INT8]
     model = onnx.load(tmp_path / "onnx-int8" / "model.onnx")
     assert max(entry.version for entry in model.opset_import if not entry.domain) == least_opset(plan) == 21
+
+
+@pytest.mark.parametrize(
+    ("how", "kept"),
+    [
+        (QuantizeSpec(), False),
+        (QuantizeSpec(activations="int16"), True),  # slower than float32 on every CPU, and asked for all the same
+        (QuantizeSpec(weights="codebook"), True),
+        (QuantizeSpec(activations="int8"), False),
+    ],
+)
+def test_what_is_asked_for_its_size_or_closeness_is_kept_though_float32_is_faster(how, kept) -> None:
+    recipe = replace(load_recipe(Path(__file__).parents[2] / "examples" / "digits.yaml"), quantize=how)
+    stages = build_stages(recipe, target="x86-64", trust_code=False, offline=True, progress=Silent())
+    (choice,) = [stage for stage in stages if isinstance(stage, ChooseModels)]
+    assert choice.keep_int8 is kept
+
+
+class Silent:
+    def notice(self, _text: str) -> None:
+        """Nobody reads it."""
