@@ -17,6 +17,7 @@ from edgekit.lanes import (
     LANES,
     MODEL_FILES,
     EngineLane,
+    Lane,
     engine_of,
     run_engine_lane,
     run_torch_lane,
@@ -149,7 +150,8 @@ class CompareLanes:
         logits = {"torch": run_torch_lane(artifacts[Kind.STUDENT_PRUNED].path, rows)}
         wanted = {kind: artifacts[kind] for kind in self.takes}
         dynamic = torch_dynamic_lane(artifacts[Kind.STUDENT_PRUNED].path)
-        for lane in (*([dynamic] if dynamic else []), *engine_lanes(wanted)):
+        lanes: list[Lane] = [*([dynamic] if dynamic else []), *engine_lanes(wanted)]
+        for lane in lanes:
             logits[lane.name] = run_engine_lane(lane, rows)
         ordered = {name: logits[name] for name in LANES if name in logits}
         for name, values in ordered.items():

@@ -67,12 +67,10 @@ def _print_models(bundle: Bundle) -> None:
     print_table(("engine", "precision", "", "tensor", "type"), rows)
 
 
-def _print_plan(plan: Any) -> None:  # noqa: ANN401 - checked JSON
+def _print_plan(plan: Any, whose: str) -> None:  # noqa: ANN401 - checked JSON
     """Print how each layer computes and why, and which techniques were tried."""
-    if plan is None:
-        return
     print(
-        f"\nquantisation plan: {plan.get('ranges', 'minmax')} ranges of {plan['calibration_rows']} calibration rows, "
+        f"\nquantisation plan{whose}: {plan.get('ranges', 'minmax')} ranges of {plan['calibration_rows']} calibration rows, "
         f"sha256 {plan['calibration_digest'][:16]}"
     )
     rows = [

@@ -118,7 +118,7 @@ class QuantiseReady:
         chosen = {"candidate": name.partition("+")[0], "tried": [asdict(one) for one in tried]}
         (into / CHOSEN_FILE).write_text(json.dumps(chosen, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         times = ", ".join(f"{one.name} {one.cpu_ms:.3f} ms, cosine {one.cosine:.4f}" for one in tried)
-        return f"{name}: {notes[name]}" + (f" (tried: {times})" if times else " (as given)")
+        return f"{name}: {notes[name]} ({'as given' if self.given else f'tried: {times}'})"
 
     def _plans(self, artifacts: Artifacts, contract: ModelContract, rows: RowSet) -> dict[str, Planned]:
         if self.given:
@@ -155,7 +155,7 @@ class QuantiseReady:
         judged, task = _judged(rows).feeds, read_task(artifacts[Kind.READY].path)
         reference = run_graph_lane(artifacts[Kind.READY].path, judged)
         lanes = [form_lane(name, self.form, path, contract) for name, path in files.items()]
-        took = {time.lane: time.cpu_ms_min for time in measure(lanes, judged)} if len(lanes) > 1 else {}
+        took = {time.lane: time.cpu_ms_min for time in measure(lanes, judged)}
         found = []
         for lane in lanes:
             close = closeness(run_engine_lane(lane, judged), reference, task=task)
@@ -163,7 +163,7 @@ class QuantiseReady:
                 _Tried(
                     name=lane.name,
                     cosine=round(close.cosine_mean, 6),
-                    cpu_ms=round(took.get(lane.name, 0.0), 4),
+                    cpu_ms=round(took[lane.name], 4),
                     met=self.limits.met_by(close, room=_ROOM),
                 )
             )

@@ -246,7 +246,7 @@ def candidate_modes(graph: Graph, *, all_int8: bool) -> dict[str, Callable[[str]
     """
     loud, sequences = set(), set()
     for name, kind, node in layers(graph):
-        before = node.args[0]
+        before = node.all_input_nodes[0]
         if kind == "linear" and getattr(before.meta.get("val"), "ndim", 0) == 3:
             sequences.add(name)
             if str(before.target) == _GELU:

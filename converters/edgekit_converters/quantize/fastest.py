@@ -151,7 +151,7 @@ def _noise(reference: NDArray[np.float64], answers: NDArray[np.float64]) -> floa
 def _hull(layer: str, points: Sequence[tuple[float, float, Mode]]) -> list[_Move]:
     """Walk the lower hull of (noise, cost) from the cheapest point to the one with the least noise."""
     cost, power, _ = min(points, key=lambda point: (point[0], point[1]))
-    moves = []
+    moves: list[_Move] = []
     while True:
         better = [point for point in points if point[1] < power]
         if not better:
