@@ -22,6 +22,7 @@ adapt: {epochs: 4, learning_rate: 4e-3}
 distill: {epochs: 4, learning_rate: 4e-3}
 prune: {channels: 0.25, multiple: 4, criterion: activation, recover_epochs: 2}
 quantize: {calibration_rows: 64}
+export: {keep_int8: true}
 budget: {max_drop: 2 points, max_changed: 3 points}
 targets: [x86-64]
 """
