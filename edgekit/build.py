@@ -50,14 +50,12 @@ def build_stages(
         MissingError: A package that the build needs is not installed.
     """
     _require_build_extra()
-    from edgekit.bench import timed_rows
-    from edgekit.stages import CompareLanes, PackBundle, PrepareData, engine_lanes
+    from edgekit.stages import CompareLanes, PackBundle, PrepareData
     from edgekit_converters.adapt.stage import AdaptTeacher
     from edgekit_converters.distill.stage import DistilStudent
     from edgekit_converters.distill.teacher_outputs import RecordTeacher
-    from edgekit_converters.export.stage import ExportOnnx, ExportTeacher, ExportTflite
+    from edgekit_converters.export.stage import ExportTeacher
     from edgekit_converters.prune.stage import PruneStudent
-    from edgekit_converters.quantize.stage import PlanQuantisation, QuantizeTflite
     from edgekit_converters.training import resolve_precision
     from edgekit_models.data.load import load_dataset
     from edgekit_models.teachers import resolve_teacher
@@ -68,11 +66,8 @@ def build_stages(
         progress.notice(f"data: {warning}")
     files = resolve_teacher(recipe.model.teacher, folder=recipe.folder, trust_code=trust_code, offline=offline)
     precision = resolve_precision(recipe.precision, matrices=task is Task.TEXT_CLASSIFICATION)
-    wanted = recipe.quantize.activations
-    activations = get_target(target).activations if wanted == "auto" else "int8" if wanted == "int16" else wanted
     student = recipe.model.student
-    given = read_decisions(recipe.folder / recipe.quantize.plan) if recipe.quantize.plan else None
-    stages: list[Stage] = [
+    learned: tuple[Stage, ...] = (
         PrepareData(dataset=dataset),
         AdaptTeacher(
             files=files, model=recipe.model, image=recipe.data.image, how=recipe.adapt, precision=precision, seed=seed
@@ -81,6 +76,30 @@ def build_stages(
         ExportTeacher(opset=recipe.export.opset),
         DistilStudent(student=student, how=recipe.distill, precision=precision, seed=seed),
         PruneStudent(student=student, how=recipe.prune, distill=recipe.distill, precision=precision, seed=seed),
+    )
+    pack = PackBundle(
+        recipe=recipe,
+        target=target,
+        recipe_digest=recipe_digest(recipe),
+        teacher=files.description,
+        teacher_digest=files.digest,
+        licence=files.licence,
+    )
+    return (*learned, *_int8_stages(recipe, target), CompareLanes(formats=recipe.export.formats), pack)
+
+
+def _int8_stages(recipe: Recipe, target: str) -> list[Stage]:
+    """Give the stages from the finished student to the models that the bundle holds."""
+    from edgekit.bench import timed_rows
+    from edgekit.stages import engine_lanes
+    from edgekit_converters.export.stage import ExportOnnx, ExportTflite
+    from edgekit_converters.quantize.stage import PlanQuantisation, QuantizeTflite
+
+    task, seed = recipe.model.task, recipe.seed
+    wanted = recipe.quantize.activations
+    activations = get_target(target).activations if wanted == "auto" else "int8" if wanted == "int16" else wanted
+    given = read_decisions(recipe.folder / recipe.quantize.plan) if recipe.quantize.plan else None
+    stages: list[Stage] = [
         PlanQuantisation(
             task=task,
             how=recipe.quantize,
@@ -95,14 +114,6 @@ def build_stages(
         stages += [ExportOnnx(opset=recipe.export.opset), _int8_onnx(recipe, activations)]
     if "tflite" in recipe.export.formats:
         stages += [ExportTflite(), QuantizeTflite(how=recipe.quantize, seed=seed)]
-    pack = PackBundle(
-        recipe=recipe,
-        target=target,
-        recipe_digest=recipe_digest(recipe),
-        teacher=files.description,
-        teacher_digest=files.digest,
-        licence=files.licence,
-    )
     choose = ChooseModels(
         formats=recipe.export.formats,
         keep_int8=recipe.export.keep_int8 or not recipe.quantize.for_speed,
@@ -111,7 +122,7 @@ def build_stages(
         rows=timed_rows,
         basis=(Kind.DATA, Kind.TEACHER, Kind.STUDENT_PRUNED),
     )
-    return (*stages, choose, CompareLanes(formats=recipe.export.formats), pack)
+    return [*stages, choose]
 
 
 def _int8_onnx(recipe: Recipe, activations: ActivationType) -> Stage:

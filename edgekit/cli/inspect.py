@@ -70,8 +70,8 @@ def _print_models(bundle: Bundle) -> None:
 def _print_plan(plan: Any, whose: str) -> None:  # noqa: ANN401 - checked JSON
     """Print how each layer computes and why, and which techniques were tried."""
     print(
-        f"\nquantisation plan{whose}: {plan.get('ranges', 'minmax')} ranges of {plan['calibration_rows']} calibration rows, "
-        f"sha256 {plan['calibration_digest'][:16]}"
+        f"\nquantisation plan{whose}: {plan.get('ranges', 'minmax')} ranges of {plan['calibration_rows']} "
+        f"calibration rows, sha256 {plan['calibration_digest'][:16]}"
     )
     rows = [
         (layer["name"], layer["kind"], _mode(layer), _grid(layer["input"]), _grid(layer["output"]), layer["why"])
