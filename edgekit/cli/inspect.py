@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from edgekit.cli.output import bundle_argument, human_bytes, json_option, print_json, print_table
+from edgekit.targets import TARGETS
 from edgekit_runtime.bundle import Bundle, verify
 from edgekit_runtime.manifest import TensorSpec
 
@@ -40,7 +41,11 @@ def command(bundle: str, as_json: bool) -> None:
         return
     manifest = checked.manifest
     print(f"{manifest.name} {manifest.version}, {manifest.task}, built for {manifest.target}")
-    print(f"sha256 {checked.digest}, intact\n")
+    print(f"sha256 {checked.digest}, intact")
+    target = TARGETS.get(manifest.target)  # a later version may have dropped it
+    if target is not None:
+        print(f"{target.name} takes {target.activations} activations in ONNX by default: {target.sources['activations']}")
+    print()
     _print_members(checked)
     _print_models(checked)
     for name, plan in plans.items():

@@ -145,6 +145,8 @@ def test_inspect_shows_members_models_and_parity(text_bundle, capsys):
     text = "\n".join(lines(capsys))
     assert text.startswith("tiny-text 1.2.3, text-classification, built for x86-64")
     for words in (
+        "x86-64 takes uint8 activations in ONNX by default: measured: MiniLM is ",
+        "benchmarks/results/activations.json",
         "model.onnx",
         "tokenizer.json",
         "int32 (1, 8)",
