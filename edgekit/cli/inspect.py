@@ -44,7 +44,8 @@ def command(bundle: str, as_json: bool) -> None:
     print(f"sha256 {checked.digest}, intact")
     target = TARGETS.get(manifest.target)  # a later version may have dropped it
     if target is not None:
-        print(f"{target.name} takes {target.activations} activations in ONNX by default: {target.sources['activations']}")
+        source = target.sources["activations"]
+        print(f"{target.name} takes {target.activations} activations in ONNX by default: {source}")
     print()
     _print_members(checked)
     _print_models(checked)

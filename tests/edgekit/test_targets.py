@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 from types import MappingProxyType
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from edgekit.targets import TARGETS, Target, get_target
 from edgekit_runtime.errors import UsageError
 
+KINDS = {"uint8": ".1f", "int8": ".2f"}
 NAMES = {
     *("rpi-zero2w", "rpi3", "rpi4", "rpi5", "android-arm64", "android-flagship"),
     *("rk3588", "jetson-orin-nano-cpu", "x86-64"),
@@ -28,6 +30,22 @@ def test_every_number_has_a_source(target):
     }
     assert numbers <= set(target.sources)
     assert all(len(source) >= 10 for source in target.sources.values())
+
+
+@pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS.keys())
+def test_the_type_of_activations_quotes_the_file_of_its_figures(target):
+    path = "benchmarks/results/activations.json"
+    source = target.sources["activations"]
+    assert source.endswith(path)
+    held = json.loads((Path(__file__).parents[2] / path).read_text(encoding="utf-8"))["figures"]["files"]
+    rows = {row["file"]: row for row in held}
+    if target.isa == "x86-64":
+        float32 = rows["onnx-fp32"]["cpu_ms_min"]
+        quoted = [f"{float32 / rows[f'onnx-{kind}']['cpu_ms_min']:{form}}x" for kind, form in KINDS.items()]
+    else:
+        cores = ("cortex_a53", "cortex_a76")
+        quoted = [str(rows[f"onnx-{kind}"][f"{core}_million_instructions"]) for core in cores for kind in KINDS]
+    assert [number for number in quoted if number not in source] == []
 
 
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS.keys())
