@@ -107,7 +107,7 @@ def row(work: Path, lane: Lane, *, error: str) -> dict[str, object]:
     found["size_mb"] = round(lane.model.stat().st_size / 1e6, 2)
     reference = np.load(work / f"s{lane.sequence}" / "reference.npy")
     judged = asdict(closeness(np.load(lane.embeddings(work)), reference))
-    return {**found, **{name: round(value, 4) for name, value in judged.items()}}
+    return {**found, **{name: round(value, 5) for name, value in judged.items()}}
 
 
 def versions(work: Path) -> dict[str, str]:

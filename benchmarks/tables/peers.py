@@ -23,6 +23,7 @@ _VERSIONS: Mapping[str, str] = {
     "executorch": "executorch",
 }
 _ENGINES: Mapping[str, str] = {"onnxruntime": "ONNX Runtime", "litert": "LiteRT", "executorch": "ExecuTorch"}
+_ENOUGH = 0.997  # mean cosine below which speed is no merit
 Row = Mapping[str, Any]
 
 
@@ -34,22 +35,37 @@ def lanes(sequence: int | None = None) -> list[Row]:
 
 
 def best(sequence: int) -> str:
-    """Each peer's static default, and the recipe of each kind that comes closest to float32."""
+    """Each tool's static default, what comes closest to float32, and the fastest file that is close enough."""
     rows = []
-    alive = [row for row in lanes(sequence) if "error" not in row]
-    for peer in _NAMES:
-        mine = [row for row in alive if row["peer"] == peer and row["mode"] != "float"]
-        kinds = (
-            ("static, default", [row for row in mine if row["mode"] == "static" and row.get("tuned") is False]),
-            ("static, best", [row for row in mine if row["mode"] == "static" and row.get("tuned") is not False]),
-            ("dynamic or mixed, best", [row for row in mine if row["mode"] != "static"]),
-        )
-        for kind, candidates in kinds:
-            for engine in dict.fromkeys(row["engine"] for row in candidates):
-                of_engine = [row for row in candidates if row["engine"] == engine]
-                row = max(of_engine, key=lambda one: one["cosine_mean"])
-                rows.append([_who(peer), kind, f"`{row['variant']}`", *_figures(row)])
-    return table(["tool", "kind", "recipe", *_HEAD], rows)
+    alive = [row for row in lanes(sequence) if "error" not in row and row["mode"] != "float"]
+    for peer, engine in dict.fromkeys((row["peer"], row["engine"]) for row in alive):
+        mine = [row for row in alive if (row["peer"], row["engine"]) == (peer, engine)]
+        chosen: dict[str, list[str]] = {}
+        for name, candidates, better in (
+            ("static at its defaults", [row for row in mine if _is_static(row) and row.get("tuned") is False], _close),
+            ("closest static", [row for row in mine if _is_static(row)], _close),
+            ("closest", mine, _close),
+            ("fastest from 0.997 up", [row for row in mine if _close(row) >= _ENOUGH and "cpu_ms_min" in row], _fast),
+        ):
+            if candidates:
+                chosen.setdefault(max(candidates, key=better)["variant"], []).append(name)
+        by_name = {row["variant"]: row for row in mine}
+        rows += [
+            [_who(peer), ", ".join(why), f"`{variant}`", *_figures(by_name[variant])] for variant, why in chosen.items()
+        ]
+    return table(["tool", "which", "recipe", *_HEAD], rows)
+
+
+def _is_static(row: Row) -> bool:
+    return bool(row["mode"] == "static")
+
+
+def _close(row: Row) -> float:
+    return float(row["cosine_mean"])
+
+
+def _fast(row: Row) -> float:
+    return -float(row["cpu_ms_min"])
 
 
 _HEAD = ("engine", "MB", "cosine, mean / worst", "nearest, 150 / 600", "CPU ms, min / median", "faster than float32")

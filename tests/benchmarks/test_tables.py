@@ -24,7 +24,8 @@ def results(monkeypatch):
         lane("plain", 0.3, tuned=False),
         lane("close", 0.99, cpu_ms_min=7.0, cpu_ms_median=7.5, times_faster_than_float=2.0),
         lane("far", 0.9),
-        lane("free", 0.995, mode="dynamic"),
+        lane("free", 0.999, mode="dynamic", cpu_ms_min=9.0, cpu_ms_median=9.0),
+        lane("quick", 0.997, mode="mixed", cpu_ms_min=8.0, cpu_ms_median=9.0),
         lane("float", 1.0, mode="float"),
         lane("long", 0.999, sequence=128),
         lane("broken", 0.0, error="a | b"),
@@ -61,13 +62,14 @@ def test_a_bar_in_a_cell_does_not_end_it():
     assert table(["a"], [["x|y"]]) == "| a |\n| --- |\n| x\\|y |"
 
 
-def test_the_best_of_a_peer_is_its_default_and_its_closest_of_each_kind(results):
+def test_the_best_of_a_tool_are_its_default_its_closest_and_the_fastest_that_is_close_enough(results):
     rows = cells(peers.best(64))[2:]
     assert [row[1:3] for row in rows] == [
-        ["dynamic or mixed, best", "`own`"],
-        ["static, default", "`plain`"],
-        ["static, best", "`close`"],
-        ["dynamic or mixed, best", "`free`"],
+        ["closest", "`own`"],
+        ["static at its defaults", "`plain`"],
+        ["closest static", "`close`"],
+        ["closest", "`free`"],
+        ["fastest from 0.997 up", "`quick`"],
     ]
     assert rows[2][3:] == ["ONNX Runtime", "23.4", "0.9900 / 0.5000", "0.250 / 0.125", "7.00 / 7.50", "2.00x"]
 
@@ -80,6 +82,7 @@ def test_a_recipe_that_failed_is_in_the_table_of_failures_alone(results):
         "`close`",
         "`far`",
         "`free`",
+        "`quick`",
         "`float`",
     ]
     assert cells(peers.failures())[2:] == [["ONNX Runtime quantizer", "`broken`, 64 tokens", "`a \\| b`"]]
@@ -88,7 +91,16 @@ def test_a_recipe_that_failed_is_in_the_table_of_failures_alone(results):
 def test_every_recipe_of_a_peer_says_how_it_was_set(results):
     rows = cells(peers.recipes())[2:]
     assert rows[0] == ["ONNX Runtime quantizer 1.31.1", "`plain`", "default", "how plain", "page"]
-    assert [row[1] for row in rows] == ["`plain`", "`close`", "`far`", "`free`", "`float`", "`long`", "`broken`"]
+    assert [row[1] for row in rows] == [
+        "`plain`",
+        "`close`",
+        "`far`",
+        "`free`",
+        "`quick`",
+        "`float`",
+        "`long`",
+        "`broken`",
+    ]
 
 
 def measured(result, figures):
