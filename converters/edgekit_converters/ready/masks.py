@@ -1,6 +1,7 @@
 """Clips the huge constants of attention masks, whose range would leave every score of a static int8 model one code."""
 
 import math
+from typing import Any
 
 import torch
 from torch import fx
@@ -45,12 +46,12 @@ def clip_masks(graph: Graph) -> int:
     return changed
 
 
-def _clipped(graph: Graph, node: fx.Node, argument: object) -> float | fx.Node | None:
+def _clipped(graph: Graph, node: fx.Node, argument: Any) -> float | fx.Node | None:  # noqa: ANN401 - an fx argument
     if isinstance(argument, float | int) and not isinstance(argument, bool):
         return math.copysign(_LIMIT, argument) if abs(argument) > _HUGE else None
     held = parameter(graph, argument)
     if held is None or not held.is_floating_point() or not bool((held.abs() > _HUGE).any()):
         return None
     with graph.graph.inserting_before(node):
-        path = str(argument.target).rpartition(".")[0]  # type: ignore[union-attr]
+        path = str(argument.target).rpartition(".")[0]
         return add_constant(graph, f"{path or 'masks'}.clipped", held.clamp(-_LIMIT, _LIMIT))

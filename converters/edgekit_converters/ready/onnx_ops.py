@@ -164,7 +164,7 @@ def _gelu(call: Call, x: Tensor) -> Tensor:
 
 
 def _hard_sigmoid(call: Call, x: Tensor) -> Tensor:
-    alpha, beta = call.get("alpha", 0.2), call.get("beta", 0.5)
+    alpha, beta = float(call.get("alpha", 0.2)), float(call.get("beta", 0.5))
     if abs(alpha - 1 / 6) < 1e-6 and beta == 0.5:
         return f.hardsigmoid(x)
     return (x * alpha + beta).clamp(0.0, 1.0)
@@ -221,7 +221,7 @@ def _unsqueeze(call: Call, x: Tensor, *_: object) -> Tensor:
 def _split(call: Call, x: Tensor, *_: object) -> tuple[Tensor, ...]:
     axis, count = call.get("axis", 0), len(call.outputs)
     sizes = call.numbers("split", 1) or -(-x.shape[axis] // count)
-    return tuple(x.split(sizes, axis))
+    return tuple(torch.split(x, sizes, axis))
 
 
 def _slice(call: Call, x: Tensor, *_: object) -> Tensor:
@@ -250,7 +250,7 @@ def _gather(call: Call, x: Tensor, indices: Tensor) -> Tensor:
 
 def _expand(call: Call, x: Tensor, *_: object) -> Tensor:
     shape = call.numbers("shape", 1) or []
-    return x.expand(torch.broadcast_shapes(x.shape, torch.Size(shape)))
+    return x.expand(np.broadcast_shapes(tuple(x.shape), tuple(shape)))
 
 
 def _pad(call: Call, x: Tensor, *_: object) -> Tensor:
@@ -292,7 +292,8 @@ def _depth_to_space(call: Call, x: Tensor) -> Tensor:
 
 def _divide(_: Call, x: Any, y: Any) -> Tensor:  # noqa: ANN401 - one side may be a number
     whole = not any(isinstance(side, float) or torch.is_floating_point(side) for side in (x, y))
-    return torch.div(x, y, rounding_mode="trunc") if whole else x / y  # type: ignore[no-any-return]
+    result: Tensor = torch.div(x, y, rounding_mode="trunc") if whole else x / y
+    return result
 
 
 def _concat(call: Call, *parts: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ _SIZES = re.compile(
     r"|\b(?:Integer|Rational|Add|Mul|Pow|Max|Min|Mod|PythonMod|FloorDiv|CleanDiv|CeilDiv|IntTrueDiv)\b|[\d\s+\-*/(),])*"
 )
 _MAX_JSON_BYTES = 1 << 28
-_LEAF = {"type": None, "context": None, "children_spec": []}
+_LEAF: dict[str, Any] = {"type": None, "context": None, "children_spec": []}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from edgekit_converters.quantize.graph import Graph, layers, parameter, set_tensor
+from edgekit_converters.quantize.graph import Graph, parameter, set_tensor
 
 __all__ = ["add_constant", "fold_constants", "plain_operators"]
 
@@ -20,7 +20,7 @@ _NOTHING_DONE = (
     *(_ATEN.dropout_.default, _ATEN.native_dropout.default),
 )
 # operator -> the same without a second result, and how many arguments it shares
-_FIRST_OF = MappingProxyType(
+_FIRST_OF: Mapping[Any, Any] = MappingProxyType(
     {
         _ATEN.native_layer_norm.default: _ATEN.layer_norm.default,
         _ATEN._native_batch_norm_legit_no_training.default: _ATEN.batch_norm.default,  # noqa: SLF001
@@ -208,17 +208,15 @@ def fold_constants(graph: Graph) -> int:
     Returns:
         Number of nodes that became constants.
     """
-    kept = {node for _, _, node in layers(graph)}
     folded = 0
     for node in list(graph.graph.nodes):
         sources = node.all_input_nodes
         known = node.op == "call_function" and all(source.op == "get_attr" for source in sources)
-        if not known or (node in kept and not sources) or not _is_pure(node):
+        if not known or not _is_pure(node):
             continue
         held = [parameter(graph, source) for source in sources]
         values = dict(zip(sources, held, strict=True))
-        arguments = fx.map_arg(node.args, lambda source, values=values: values[source])
-        named = fx.map_arg(node.kwargs, lambda source, values=values: values[source])
+        arguments, named = (fx.map_arg(given, values.__getitem__) for given in (node.args, node.kwargs))
         result = node.target(*arguments, **named)
         given = sum(value.nbytes for value in held if value is not None)
         if not isinstance(result, Tensor) or result.nbytes > given + _GROWTH_BYTES:
