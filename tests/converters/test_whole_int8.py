@@ -16,11 +16,11 @@ from edgekit_converters.export.contract import ModelContract, contract_of
 from edgekit_converters.quantize.graph import trace
 from edgekit_converters.quantize.grid import Range
 from edgekit_converters.quantize.measure import as_rows, outputs
-from edgekit_converters.quantize.ranges_ln import best_range, norm_aware_ranges
+from edgekit_converters.quantize.ranges_ln import best_range, norm_aware_grids
 from edgekit_converters.quantize.whole import WholePlanned, WholePlanner
 from edgekit_converters.quantize.whole_graph import VIEWS, branch_norms, fold_score_scale, residual_tensors
 from edgekit_converters.quantize.whole_onnx import float_operators, write_whole_onnx
-from edgekit_converters.quantize.whole_plan import TensorGrid, grid_between, grid_of_constant
+from edgekit_converters.quantize.whole_plan import TensorGrid, WholePlan, grid_between, grid_of_constant
 from edgekit_converters.quantize.whole_simulate import simulate_whole
 from edgekit_runtime.errors import ConversionError, UsageError
 from edgekit_runtime.manifest import TensorSpec
@@ -192,10 +192,12 @@ def test_ranges_are_judged_behind_the_norm_not_on_the_tensor():
         x[0, 0, LOUD], x[0, 0, LOUD + 1] = 60.0, 30.0
         sums = residual_tensors(graph)
         total = next(iter(sums.values()))
-        ranges = dict.fromkeys(sums, Range(-10.0, 70.0))
-        return norm_aware_ranges(graph, ranges, [(x,)])[total.name].high
+        wide = {node.name: grid_between(-70.0, 70.0, bits=16) for node in graph.graph.nodes if node.op != "get_attr"}
+        plan = WholePlan(residual="int8", tensors=wide, techniques=())
+        grid = norm_aware_grids(graph, plan, dict.fromkeys(sums, Range(-10.0, 70.0)), [(x,)])[total.name]
+        return grid.scale * (127 - grid.zero_point)
 
-    assert high(0.0) < 30 < 50 < high(100.0)
+    assert high(0.0) < 40 < 50 < high(100.0)
 
 
 # --- the plan ------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ does not see it, or it is given 16 bits.
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -16,7 +16,7 @@ from edgekit_converters.quantize.graph import Graph, parameter
 from edgekit_converters.quantize.grid import Range
 from edgekit_converters.quantize.measure import Row, measure, outputs
 from edgekit_converters.quantize.plan import Technique
-from edgekit_converters.quantize.ranges_ln import norm_aware_ranges
+from edgekit_converters.quantize.ranges_ln import norm_aware_grids
 from edgekit_converters.quantize.techniques.smooth import smooth_norms
 from edgekit_converters.quantize.techniques.split import split_outliers
 from edgekit_converters.quantize.whole_graph import VIEWS, branch_norms, fold_score_scale, residual_tensors
@@ -75,42 +75,36 @@ class WholePlanner:
         plain = copy.deepcopy(graph)
         fold_score_scale(plain)
 
-        def attempt(candidate: Graph, change: Ranges | None = None) -> tuple[float, WholePlanned]:
-            found = self._plan(candidate, rows, padded, change)
-            return sqnr_db(reference, simulate_whole(candidate, found.plan, judged)), found
+        def score(made: WholePlanned) -> float:
+            return sqnr_db(reference, simulate_whole(made.graph, made.plan, judged))
 
-        score, best = attempt(plain)
+        best = self._plan(plain, rows, padded)
+        reached = score(best)
         tried: list[Technique] = []
-        change: Ranges | None = None
-        for name, source, rewrite, ranges in self._table(judged) if self.techniques else ():
-            candidate = copy.deepcopy(best.graph)
-            if rewrite is not None and rewrite(candidate, rows) == 0:
+        for name, source, change in _TECHNIQUES if self.techniques else ():
+            made = change(self, best, _Rows(rows, judged, padded))
+            if made is None:
                 continue
-            after, made = attempt(candidate, ranges or change)
-            kept = after > score + _GAIN_DB
-            before = round(score, 2)
-            tried.append(
-                Technique(name=name, source=source, sqnr_before_db=before, sqnr_after_db=round(after, 2), kept=kept)
-            )
+            after = score(made)
+            kept = after > reached + _GAIN_DB
+            before, told = round(reached, 2), round(after, 2)
+            tried.append(Technique(name=name, source=source, sqnr_before_db=before, sqnr_after_db=told, kept=kept))
             if kept:
-                best, score, change = made, after, ranges or change
-        plan = WholePlan(residual=self.residual, tensors=best.plan.tensors, techniques=tuple(tried))
-        return WholePlanned(best.graph, plan)
+                best, reached = made, after
+        return WholePlanned(best.graph, replace(best.plan, techniques=tuple(tried)))
 
-    def _table(self, judged: Sequence[Row]) -> tuple[tuple[str, str, "Rewrite | None", "Ranges | None"], ...]:
-        rows: tuple[tuple[str, str, Rewrite | None, Ranges | None], ...] = (
-            ("branch and smooth layer norms", "Xiao et al. 2023 (SmoothQuant), eq. 4, alpha 0.7", _branch, None),
-            ("split loud GELU channels", "own; relative of Zhao et al. 2019", _split, None),
-        )
-        if self.residual == "int16":
-            return rows
-        aware: Ranges = lambda graph, seen: norm_aware_ranges(graph, seen, judged)  # noqa: E731 - one row of a table
-        return (*rows, ("ranges judged behind the layer norm", "own; as Wei et al. 2022 judge clips", None, aware))
+    def rewritten(
+        self, graph: Graph, rows: "_Rows", rewrite: Callable[[Graph, Sequence[Row]], int]
+    ) -> "WholePlanned | None":
+        """Plan a rewritten copy of a graph, ranges included; None if there was nothing to rewrite."""
+        candidate = copy.deepcopy(graph)
+        if rewrite(candidate, rows.all) == 0:
+            return None
+        made = self._plan(candidate, rows.all, rows.padded)
+        return _aware(self, made, rows) or made
 
-    def _plan(self, graph: Graph, rows: Sequence[Row], padded: Row, change: "Ranges | None") -> WholePlanned:
+    def _plan(self, graph: Graph, rows: Sequence[Row], padded: Row) -> WholePlanned:
         seen = _seen(graph, rows)
-        if change is not None and self.residual == "int8":
-            seen |= change(graph, seen)
         masks = _seen(graph, [padded])
         wide = set(residual_tensors(graph)) if self.residual == "int16" else set()
         of_words = _from_words(graph)
@@ -145,17 +139,40 @@ class WholePlanner:
         return grid_between(low, high, bits=bits)
 
 
-Ranges = Callable[[Graph, Mapping[str, Range]], dict[str, Range]]
-Rewrite = Callable[[Graph, Sequence[Row]], int]
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Calibration rows, those that techniques are judged on, and one with padding."""
+
+    all: Sequence[Row]
+    judged: Sequence[Row]
+    padded: Row
 
 
-def _branch(graph: Graph, rows: Sequence[Row]) -> int:
-    branch_norms(graph)
-    return smooth_norms(graph, measure(graph, rows))
+def _branch(planner: WholePlanner, best: WholePlanned, rows: _Rows) -> WholePlanned | None:
+    def rewrite(graph: Graph, given: Sequence[Row]) -> int:
+        branch_norms(graph)
+        return smooth_norms(graph, measure(graph, given))
+
+    return planner.rewritten(best.graph, rows, rewrite)
 
 
-def _split(graph: Graph, rows: Sequence[Row]) -> int:
-    return split_outliers(graph, measure(graph, rows))
+def _split(planner: WholePlanner, best: WholePlanned, rows: _Rows) -> WholePlanned | None:
+    return planner.rewritten(best.graph, rows, lambda graph, given: split_outliers(graph, measure(graph, given)))
+
+
+def _aware(planner: WholePlanner, best: WholePlanned, rows: _Rows) -> WholePlanned | None:
+    if planner.residual == "int16":
+        return None
+    seen = _seen(best.graph, rows.all)
+    grids = norm_aware_grids(best.graph, best.plan, seen, rows.judged)
+    return WholePlanned(best.graph, replace(best.plan, tensors={**best.plan.tensors, **grids}))
+
+
+_TECHNIQUES: tuple[tuple[str, str, Callable[[WholePlanner, WholePlanned, _Rows], WholePlanned | None]], ...] = (
+    ("ranges judged behind the layer norm", "own; as Wei et al. 2022 judge clips", _aware),
+    ("branch and smooth layer norms", "Xiao et al. 2023 (SmoothQuant), eq. 4, alpha 0.7", _branch),
+    ("split loud GELU channels", "own; relative of Zhao et al. 2019", _split),
+)
 
 
 def _seen(graph: Graph, rows: Sequence[Row]) -> dict[str, Range]:

@@ -7,7 +7,7 @@ from torch import fx
 
 from edgekit_converters.quantize.graph import Graph, add_tensor, parameter, set_tensor
 
-__all__ = ["VIEWS", "branch_norms", "fold_score_scale", "residual_tensors"]
+__all__ = ["VIEWS", "branch_norms", "fold_score_scale", "only_summed", "residual_tensors"]
 
 _ATEN = torch.ops.aten
 _NORM, _LINEAR, _ADD = _ATEN.layer_norm.default, _ATEN.linear.default, _ATEN.add.Tensor
@@ -99,6 +99,15 @@ def residual_tensors(graph: Graph) -> dict[str, fx.Node]:
         for node in _summands(total):
             found.setdefault(node.name, total)
     return found
+
+
+def only_summed(graph: Graph) -> dict[str, fx.Node]:
+    """Give ``residual_tensors`` without norms that linear layers read too: those have a say in what their grid is."""
+    sums = residual_tensors(graph)
+    users = {node.name: [user.name for user in node.users] for node in graph.graph.nodes}
+    return {
+        name: total for name, total in sums.items() if name == total.name or all(user in sums for user in users[name])
+    }
 
 
 def _summands(total: fx.Node) -> Iterator[fx.Node]:

@@ -1,6 +1,6 @@
 """Predicts what a network gives whose every operator reads and gives integers, before any file is written."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from edgekit_converters.quantize.whole_graph import VIEWS
 from edgekit_converters.quantize.whole_plan import TensorGrid, WholePlan
 from edgekit_runtime.errors import ConversionError
 
-__all__ = ["LinearCodes", "grid_at", "linear_codes", "simulate_whole"]
+__all__ = ["IntegerRun", "LinearCodes", "grid_at", "linear_codes", "simulate_whole"]
 
 _LINEAR = torch.ops.aten.linear.default
 
@@ -68,12 +68,12 @@ def linear_codes(graph: Graph, plan: WholePlan, node: fx.Node) -> LinearCodes:
     return LinearCodes(weight, bias, grid_at(plan, node.args[0]))
 
 
-class _Whole(fx.Interpreter):
-    """Rounds every tensor to its grid as it is made."""
+class IntegerRun(fx.Interpreter):
+    """An interpreter that rounds every tensor to its grid as it is made; ``unrounded`` ones stay float."""
 
-    def __init__(self, graph: Graph, plan: WholePlan) -> None:
+    def __init__(self, graph: Graph, plan: WholePlan, *, unrounded: Collection[str] = ()) -> None:
         super().__init__(graph)
-        self._tensors = plan.tensors
+        self._tensors = {name: grid for name, grid in plan.tensors.items() if name not in unrounded}
         self._linear: dict[str, tuple[Tensor, Tensor | None]] = {}
         for node in graph.graph.nodes:
             if node.target is _LINEAR:
@@ -103,7 +103,7 @@ def simulate_whole(graph: Graph, plan: WholePlan, rows: Iterable[Row]) -> NDArra
     Raises:
         ConversionError: A tensor that a linear layer reads has no grid (E0801).
     """
-    run = _Whole(graph, plan)
+    run = IntegerRun(graph, plan)
     found = []
     with torch.no_grad():
         for row in rows:
