@@ -180,28 +180,12 @@ def test_technique_that_hurts_is_left_out(loud, monkeypatch) -> None:
         """Scale one channel up and back down: right in float, bad for a shared grid."""
         return smooth_norms(graph, _distorted(seen), alpha=1.0)
 
-    monkeypatch.setattr(planner, "_REWRITES", (("spoil", "none", (spoil,)),))
+    monkeypatch.setattr(planner, "_REWRITES", (("spoil", "none", spoil),))
     monkeypatch.setattr(planner, "_REFINEMENTS", ())
     made = Planner(mode=STATIC, whole_network=False).make(*loud)
     assert [technique.kept for technique in made.plan.techniques] == [False]
     for name, weight in layer_weights(made.graph).items():
         np.testing.assert_array_equal(weight, layer_weights(loud[0])[name])
-
-
-def test_of_two_variants_the_closer_one_is_kept(loud, monkeypatch) -> None:
-    from edgekit_converters.quantize import planner
-
-    def spoil(graph, seen) -> int:
-        return smooth_norms(graph, _distorted(seen), alpha=1.0)
-
-    graph, rows = loud
-    monkeypatch.setattr(planner, "_REFINEMENTS", ())
-    monkeypatch.setattr(planner, "_REWRITES", (("either", "none", (spoil, smooth_norms)),))
-    either = Planner(mode=STATIC, whole_network=False).make(graph, rows)
-    monkeypatch.setattr(planner, "_REWRITES", (("only", "none", (smooth_norms,)),))
-    only = Planner(mode=STATIC, whole_network=False).make(graph, rows)
-    assert either.plan.techniques[0].sqnr_after_db == only.plan.techniques[0].sqnr_after_db
-    assert either.plan.layers == only.plan.layers
 
 
 def _distorted(seen):

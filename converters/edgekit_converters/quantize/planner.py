@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -45,17 +44,13 @@ class Planned:
 
 
 Rewrite = Callable[[Graph, dict[str, Measured]], int]
-# Float answers stay; the plan is made anew. Of several variants the best is taken.
-_REWRITES: tuple[tuple[str, str, tuple[Rewrite, ...]], ...] = (
-    ("smooth layer norms", "Xiao et al. 2023 (SmoothQuant), eq. 4, alpha 0.7", (smooth_norms,)),
-    (
-        "split loud GELU channels",
-        "own; relative of Zhao et al. 2019",
-        (split_outliers, partial(split_outliers, channels=16)),
-    ),
-    ("scale uneven outputs", "Bondarenko et al. 2021, section 4", (scale_outputs,)),
-    ("equalise channels", "Nagel et al. 2019, section 4.1", (equalise,)),
-    ("equalise channels through ReLU6", "Nagel et al. 2019, section 5.1.1", (equalise_relu6,)),
+# Float answers stay; the plan is made anew.
+_REWRITES: tuple[tuple[str, str, Rewrite], ...] = (
+    ("smooth layer norms", "Xiao et al. 2023 (SmoothQuant), eq. 4, alpha 0.7", smooth_norms),
+    ("split loud GELU channels", "own; relative of Zhao et al. 2019", split_outliers),
+    ("scale uneven outputs", "Bondarenko et al. 2021, section 4", scale_outputs),
+    ("equalise channels", "Nagel et al. 2019, section 4.1", equalise),
+    ("equalise channels through ReLU6", "Nagel et al. 2019, section 5.1.1", equalise_relu6),
 )
 # The plan stays; weights or biases of the int8 files change within it, and float files do not have the change.
 _REFINEMENTS: tuple[tuple[str, str, Callable[[Graph, QuantPlan, Sequence[Row]], int]], ...] = (
@@ -72,15 +67,12 @@ class _Trial:
         self.best, self.tried = first, list[Technique]()
         self._score = self._closeness(first)
 
-    def offer(self, name: str, source: str, attempts: Sequence[Planned]) -> None:
-        """Take the best of the attempts if it beats the present plan by more than noise."""
-        if not attempts:
-            return
-        scores = [self._closeness(attempt) for attempt in attempts]
-        before, after = self._score, max(scores)
+    def offer(self, name: str, source: str, attempt: Planned) -> None:
+        """Take the attempt if it beats the present plan by more than noise."""
+        before, after = self._score, self._closeness(attempt)
         kept = after > before + _GAIN_DB
         if kept:
-            self.best, self._score = attempts[scores.index(after)], after
+            self.best, self._score = attempt, after
         self.tried.append(
             Technique(
                 name=name, source=source, sqnr_before_db=round(before, 2), sqnr_after_db=round(after, 2), kept=kept
@@ -139,21 +131,18 @@ class Planner:
         if not self.techniques:
             return first
         trial = _Trial(reference, judged, first)
-        for name, source, variants in _REWRITES:
-            attempts = []
-            for rewrite in variants:
-                candidate = copy.deepcopy(trial.best.graph)
-                if rewrite(candidate, measure(candidate, rows, resume=self.resume)):
-                    attempts.append(self._plan(candidate, rows, ranges="minmax"))
-            trial.offer(name, source, attempts)
+        for name, source, rewrite in _REWRITES:
+            candidate = copy.deepcopy(trial.best.graph)
+            if rewrite(candidate, measure(candidate, rows, resume=self.resume)):
+                trial.offer(name, source, self._plan(candidate, rows, ranges="minmax"))
         if self.ranges != "minmax":
             attempt = self._plan(copy.deepcopy(trial.best.graph), rows, ranges=self.ranges)
-            trial.offer(f"{self.ranges} ranges", RANGE_SOURCES[self.ranges], [attempt])
+            trial.offer(f"{self.ranges} ranges", RANGE_SOURCES[self.ranges], attempt)
         others = [row for row in rows if all(row is not one for one in judged)]  # a fit must not judge itself
         for name, source, refine in _REFINEMENTS if self.finish is None else ():
             best = Planned(copy.deepcopy(trial.best.graph), trial.best.plan)
             if refine(best.graph, best.plan, others or rows):
-                trial.offer(name, source, [best])
+                trial.offer(name, source, best)
         return Planned(trial.best.graph, replace(trial.best.plan, techniques=tuple(trial.tried)))
 
     def judged(self, rows: Sequence[Row]) -> Sequence[Row]:
