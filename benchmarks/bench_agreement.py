@@ -202,6 +202,17 @@ def end_to_end(case: Case) -> dict[str, object]:
         "onnx_as_float32": round(same_decisions(first, whole), 5),
         "tflite_as_float32": round(same_decisions(second, whole), 5),
         "codes_of_outputs": shared_codes(one, other, case.float32).as_json(),
+        **(margins(case.float32, first != second) if case.decisions == "class" else {}),
+    }
+
+
+def margins(logits: NDArray[np.float32], differ: NDArray[np.bool_]) -> dict[str, object]:
+    """Say how sure the float32 model is where two files decide differently: best logit minus the next."""
+    ordered = np.sort(logits, 1)
+    gap = ordered[:, -1] - ordered[:, -2]
+    return {
+        "float32_margin_median": round(float(np.median(gap)), 4),
+        "float32_margin_of_differing_rows": [round(float(value), 4) for value in np.sort(gap[differ])],
     }
 
 
