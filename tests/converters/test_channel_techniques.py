@@ -139,7 +139,7 @@ def test_one_scale_serves_the_largest_weight_of_all_channels() -> None:
 
 
 def test_corrected_bias_takes_the_mean_error_away() -> None:
-    """Brute force: what the rounded first layer gives on float inputs has, in each channel, the mean of the float one."""
+    """Brute force: on float inputs each channel of the rounded first layer then has the mean of the float one."""
     graph, rows = graph_of(mobile(nn.ReLU))
     planner = Planner(mode=lambda _: Mode.STATIC, whole_network=True, techniques=False, per_tensor=True)
     made = planner.make(graph, rows)

@@ -10,6 +10,7 @@ __all__ = ["canonicalise"]
 _ATEN = torch.ops.aten
 _NORM, _CONV1D, _CONV2D = _ATEN.batch_norm.default, _ATEN.conv1d.default, _ATEN.conv2d.default
 _CHANNELS_FIRST = (_CONV1D, _CONV2D, _ATEN.linear.default)  # of their weights
+_RELU6 = (_ATEN.relu6.default, _ATEN.relu6_.default)  # nn.ReLU6 is a hardtanh, its function is not
 _HARD_SIGMOID = (_ATEN.hardsigmoid.default, _ATEN.hardsigmoid_.default)
 _ELEMENTWISE = (_ATEN.relu.default, _ATEN.relu_.default, _ATEN.hardtanh.default)
 
@@ -29,6 +30,8 @@ def canonicalise(graph: Graph) -> Graph:
     for node in list(graph.graph.nodes):
         if node.target is _NORM:
             _fold(graph, node)
+        elif node.target in _RELU6:
+            node.target, node.args = _ATEN.hardtanh.default, (node.args[0], 0.0, 6.0)
     for node in list(graph.graph.nodes):
         if node.target is _CONV1D:
             _raise(graph, node)

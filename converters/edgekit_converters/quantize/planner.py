@@ -154,7 +154,7 @@ class Planner:
             return self.mode(_whole(name)) is Mode.STATIC
 
         seen = measure(graph, rows, ranges=ranges, gridded=gridded, peaks=False, resume=self.resume)
-        tie_ranges(graph, seen, whole_network=self.whole_network)
+        tie_ranges(graph, seen, rows, whole_network=self.whole_network)
         found = {name: self._layer(graph, seen, name, kind, node) for name, kind, node in layers(graph)}
         plan = QuantPlan(
             layers=tuple(found.values()),
