@@ -1,5 +1,7 @@
 """Brings a traced network into the one form that plan, techniques and writers know: no batch norms, no 1-D kernels."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, fx
 
@@ -78,7 +80,9 @@ def _raise(graph: Graph, node: fx.Node) -> None:
     if weight is None:
         return
     set_tensor(graph, node.args[1], weight.unsqueeze(2))
-    bias, stride, padding, dilation, groups = (*node.args[2:], *(None, 1, 0, 1, 1)[len(node.args) - 2 :])
+    defaults: tuple[Any, ...] = (None, 1, 0, 1, 1)
+    given: list[Any] = [*node.args[2:], *defaults[len(node.args) - 2 :]]
+    bias, stride, padding, dilation, groups = given
     with graph.graph.inserting_before(node):
         wide = _unsqueezed(graph, node.args[0])
         conv = graph.graph.call_function(
@@ -91,7 +95,7 @@ def _raise(graph: Graph, node: fx.Node) -> None:
                 [0, _single(padding)],
                 [1, _single(dilation)],
                 groups,
-            ),  # type: ignore[arg-type]
+            ),
         )
         flat = graph.graph.call_function(_ATEN.squeeze.dim, (conv, 2))
     node.replace_all_uses_with(flat)

@@ -109,14 +109,14 @@ def _pools(node: fx.Node) -> bool:
         dims = node.args[1]
         return isinstance(dims, Sequence) and all(dim in (2, 3, -1, -2) for dim in dims)
     if node.target in (_ATEN.squeeze.dim, _ATEN.unsqueeze.default):
-        return node.args[1] == 2
+        return bool(node.args[1] == 2)
     return node.target in _POOLS
 
 
 def _reads(graph: Graph, node: fx.Node, channels: int) -> bool:
     """Tell whether input channels are those of the writer; a flattened image with positions has more of them."""
     weight = parameter(graph, node.args[1])
-    return weight is not None and weight.shape[1] * _groups(node) == channels
+    return weight is not None and int(weight.shape[1]) * _groups(node) == channels
 
 
 def _groups(node: fx.Node) -> int:
