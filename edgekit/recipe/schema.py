@@ -287,6 +287,7 @@ class QuantizeModel(Section):
     all_int8: bool = Field(default=_UNSET)
     plan: Text = Field(default=_UNSET)
     seven_bit: bool | Literal["pairs"] = Field(default=_UNSET)
+    per_tensor: bool = Field(default=_UNSET)
     whole_network: Literal["off", "int8", "int16-residual"] = Field(default=_UNSET)
 
     @model_validator(mode="after")

@@ -246,6 +246,7 @@ class QuantizeSpec:
             held-in rows, in dB; None = all stay.
         seven_bit: Narrow the weights until no 16-bit sum of x86 without VNNI can saturate: True keeps codes within
             +-64, safe in any kernel; ``pairs`` narrows a channel only as far as ONNX Runtime's kernels need.
+        per_tensor: One scale for all weights of a layer, for targets whose kernels take none per channel.
         whole_network: Text, ONNX: every operator reads and gives integers, layer norm, softmax and GELU too, as NPUs
             need it. ``int8``, or ``int16-residual`` with 16 bits for what a layer norm sums up. The modes of layers,
             which other keys choose, do not apply then.
@@ -267,6 +268,7 @@ class QuantizeSpec:
     all_int8: bool = False
     plan: str = ""
     seven_bit: bool | Literal["pairs"] = False
+    per_tensor: bool = False
     whole_network: Literal["off", "int8", "int16-residual"] = "off"
 
     @property

@@ -122,6 +122,7 @@ class PlanQuantisation:
             ranges=self.how.ranges,
             resume=self._checkpoint(artifacts),
             seven_bit=self.how.seven_bit,
+            per_tensor=self.how.per_tensor,
             bits=16 if self.how.activations == "int16" else 8,
             finish=CodeWeights(how=self.how),
         )
