@@ -2,7 +2,7 @@
 
 import torch
 
-from edgekit_converters.quantize.graph import Graph, add_tensor, layers, parameter, set_tensor
+from edgekit_converters.quantize.graph import Graph, add_tensor, layers, parameter, runs_once, set_tensor
 from edgekit_converters.quantize.measure import Measured
 
 __all__ = ["scale_outputs"]
@@ -27,7 +27,7 @@ def scale_outputs(graph: Graph, seen: dict[str, Measured], *, uneven: float = 8.
     """
     changed = 0
     for _, kind, node in list(layers(graph)):
-        if kind != "linear" or node.name not in seen or len(node.users) == 0:
+        if kind != "linear" or node.name not in seen or len(node.users) == 0 or not runs_once(graph, node):
             continue
         peaks = seen[node.name].peaks.clamp(min=1e-3)
         weight, bias = parameter(graph, node.args[1]), parameter(graph, node.args[2] if len(node.args) > 2 else None)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, fx
 
-from edgekit_converters.quantize.graph import Graph, add_tensor, parameter, set_tensor
+from edgekit_converters.quantize.graph import Graph, add_tensor, parameter, runs_once, set_tensor
 from edgekit_converters.quantize.measure import Measured
 
 __all__ = ["smooth_norms"]
@@ -37,7 +37,8 @@ def smooth_norms(graph: Graph, seen: dict[str, Measured], *, alpha: float = 0.7)
             if norm.target is _NORM and len(norm.args) > 3
             else (None, None)
         )
-        if gamma is None or beta is None or not readers or norm.name not in seen:
+        alone = all(runs_once(graph, reader) for reader in readers)
+        if gamma is None or beta is None or not readers or not alone or norm.name not in seen:
             continue
         weights = [parameter(graph, reader.args[1]) for reader in readers]
         factor = _factors(seen[norm.name].peaks, [weight for weight in weights if weight is not None], alpha)
