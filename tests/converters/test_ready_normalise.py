@@ -111,6 +111,12 @@ REWRITES = {
         [A.conv2d.default],
     ),
     "clamp to 0 and 6": (lambda _, x: (x * 9).clamp(0, 6), {}, (5, 5), [A.mul.Tensor, A.hardtanh.default]),
+    "hard sigmoid of a layer": (
+        lambda s, x: f.hardsigmoid(f.linear(x, s.w, s.b)),
+        {"w": random(3, 6), "b": random(3)},
+        (4, 6),
+        [A.linear.default, A.hardtanh.default, A.mul.Tensor],
+    ),
     "clamp at 0": (lambda _, x: x.clamp(min=0), {}, (5, 5), [A.relu.default]),
     "relu in place": (lambda _, x: f.relu(x * 2, inplace=True), {}, (5, 5), [A.mul.Tensor, A.relu.default]),
     "dropout": (lambda _, x: f.dropout(x, 0.5, training=False) * 2, {}, (5, 5), [A.mul.Tensor]),

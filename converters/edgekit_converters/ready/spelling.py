@@ -170,6 +170,15 @@ def _clamp(_: Graph, node: fx.Node) -> bool:
     return True
 
 
+def _hard_sigmoid(graph: Graph, node: fx.Node) -> bool:
+    """Write it as the TFLite converter does, which would put the 3 into a bias that the plan knows without it."""
+    with graph.graph.inserting_before(node):
+        shifted = graph.graph.call_function(_ATEN.add.Tensor, (node.args[0], 3.0))
+        clipped = graph.graph.call_function(_ATEN.hardtanh.default, (shifted, 0.0, 6.0))
+        node.replace_all_uses_with(graph.graph.call_function(_ATEN.mul.Tensor, (clipped, 1 / 6)))
+    return True
+
+
 def _reshape(_: Graph, node: fx.Node) -> bool:
     node.target = _ATEN.reshape.default  # a view wants strides that a layer written otherwise need not give
     return True
@@ -195,6 +204,7 @@ _RULES: Mapping[Any, Callable[[Graph, fx.Node], bool]] = MappingProxyType(
         _ATEN.clamp.default: _clamp,
         _ATEN.clamp_min.default: _clamp,
         _ATEN.relu6.default: _relu6,
+        _ATEN.hardsigmoid.default: _hard_sigmoid,
         _ATEN.view.default: _reshape,
         _ATEN._unsafe_view.default: _reshape,  # noqa: SLF001
         _ATEN._softmax.default: _softmax,  # noqa: SLF001
