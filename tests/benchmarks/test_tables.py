@@ -28,7 +28,7 @@ def results(monkeypatch):
         lane("quick", 0.997, mode="mixed", cpu_ms_min=8.0, cpu_ms_median=9.0),
         lane("float", 1.0, mode="float"),
         lane("long", 0.999, sequence=128),
-        lane("broken", 0.0, error="a | b"),
+        lane("broken", 1.0, error="a | b"),
         {**lane("own", 0.9999, peer="extra", mode="dynamic")},
     ]
     content = {"figures": {"lanes": dict(enumerate(rows)), "peer_versions": {"onnxruntime": "1.31.1"}}}
