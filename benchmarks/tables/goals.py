@@ -103,11 +103,12 @@ def _calibration(figures: Figures) -> Iterator[str]:
         for method, found in methods.items():
             yield f"{form}, `{method}`: " + at_most("CPU s", found["calibration_cpu_s"], found["bound_cpu_s"])
     for method, found in figures.get("memory", {}).items():
-        peaks = list(found.values())
+        counts = sorted(int(name.removeprefix("rows_")) for name in found)
+        peaks = [found[f"rows_{count}"] for count in counts]
         flat = " to ".join(f"{one['peak_mib']:.0f}" for one in (peaks[0], peaks[-1]))
         worst = max(peaks, key=lambda one: one["peak_mib"])
-        yield f"`{method}`, {', '.join(found).replace('rows_', '')} rows: {flat} MiB; " + at_most(
-            "peak MiB", worst["peak_mib"], worst["bound_mib"], ".0f"
+        yield f"`{method}`, {counts[0]} to {counts[-1]:,} rows: {flat} MiB, " + at_most(
+            "highest peak", worst["peak_mib"], worst["bound_mib"], ".0f"
         )
 
 

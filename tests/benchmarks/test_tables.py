@@ -178,15 +178,15 @@ def test_calibration_shows_time_and_the_highest_peak():
     time = {"padded": {"minmax": {"calibration_cpu_s": 5.0, "bound_cpu_s": 4.0}}}
     memory = {
         "minmax": {
+            "rows_4096": {"peak_mib": 110.0, "bound_mib": 150.0},
             "rows_16": {"peak_mib": 100.0, "bound_mib": 150.0},
             "rows_256": {"peak_mib": 160.0, "bound_mib": 150.0},
-            "rows_4096": {"peak_mib": 110.0, "bound_mib": 150.0},
         }
     }
     assert measured("calibration", {"time": time, "memory": memory}) == [
         [
             "padded, `minmax`: CPU s 5.00 (**missed**: 4.00)",
-            "`minmax`, 16, 256, 4096 rows: 100 to 110 MiB; peak MiB 160 (**missed**: 150)",
+            "`minmax`, 16 to 4,096 rows: 100 to 110 MiB, highest peak 160 (**missed**: 150)",
         ]
     ]
 
