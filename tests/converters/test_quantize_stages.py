@@ -74,6 +74,8 @@ def test_stages_write_one_plan_into_both_formats_and_say_what_they_did(tmp_path,
     assert ("1 embedding" in notes[Kind.ONNX_INT8]) is (task is TEXT)
     for kind in (Kind.ONNX_INT8, Kind.TFLITE_INT8):
         assert "equal the plan's" in notes[kind]
+    if task is TEXT:
+        assert require_true_saturation(artifacts, notes[Kind.ONNX_INT8])  # full-range weights of a transformer saturate
 
 
 def test_plan_stage_relaxes_layers_for_a_bound_and_refuses_under_all_int8(tmp_path) -> None:
@@ -101,7 +103,22 @@ def saturates(codes):
     return (highest[:, 0::2] + highest[:, 1::2] > 32767).any() or (lowest[:, 0::2] + lowest[:, 1::2] < -32768).any()
 
 
-@pytest.mark.parametrize("seven_bit", [False, True, "pairs"])
+def require_true_saturation(artifacts, note: str) -> list[str]:
+    """Compare ``saturation.json`` with the weights of the plan; give the layers that can saturate."""
+    weights = layer_weights(load_graph(artifacts[Kind.QUANT_PLAN].path))
+    codes = {
+        layer.name: layer.codes(weights[layer.name])
+        for layer in read_plan(artifacts).layers
+        if layer.kind == "linear" and layer.mode is not Mode.FLOAT
+    }
+    held = json.loads((artifacts[Kind.ONNX_INT8].path / "saturation.json").read_text())
+    assert [row["layer"] for row in held["layers"]] == list(codes)
+    assert held["unsafe"] == [name for name, rows in codes.items() if saturates(rows)]
+    assert f"{len(held['unsafe'])} of {len(codes)} int8 layers can saturate" in note
+    return held["unsafe"]
+
+
+@pytest.mark.parametrize("seven_bit", [True, "pairs"])
 def test_narrow_weights_stand_in_both_formats_and_nothing_saturates(tmp_path, seven_bit) -> None:
     artifacts = given(TEXT, tmp_path)
     student = tiny_networks.write_teacher(tmp_path / "student", task=TEXT)
@@ -118,15 +135,8 @@ def test_narrow_weights_stand_in_both_formats_and_nothing_saturates(tmp_path, se
         into.mkdir()
         notes[stage.gives] = stage.run(artifacts, into)
         artifacts[stage.gives] = tiny_networks.artifact(stage.gives, into)
-    graph = load_graph(artifacts[Kind.QUANT_PLAN].path)
-    codes = {
-        layer.name: layer.codes(layer_weights(graph)[layer.name])
-        for layer in read_plan(artifacts).layers
-        if layer.kind == "linear" and layer.mode is not Mode.FLOAT
-    }
-    held = json.loads((artifacts[Kind.ONNX_INT8].path / "saturation.json").read_text())
-    assert [row["layer"] for row in held["layers"]] == list(codes)
-    assert held["unsafe"] == [name for name, rows in codes.items() if saturates(rows)]
-    assert f"{len(held['unsafe'])} of {len(codes)} int8 layers can saturate" in notes[Kind.ONNX_INT8]
-    assert (held["unsafe"] == []) is (seven_bit is not False)
-    assert max(np.abs(rows.astype(int)).max() for rows in codes.values()) == (64 if seven_bit is True else 127)
+    assert require_true_saturation(artifacts, notes[Kind.ONNX_INT8]) == []
+    weights = layer_weights(load_graph(artifacts[Kind.QUANT_PLAN].path))
+    static = [layer for layer in read_plan(artifacts).layers if layer.mode is Mode.STATIC and layer.kind == "linear"]
+    widest = max(np.abs(layer.codes(weights[layer.name]).astype(int)).max() for layer in static)
+    assert widest == (64 if seven_bit is True else 127)
