@@ -190,8 +190,8 @@ def end_to_end(case: Case) -> dict[str, object]:
     answers = []
     for lane in case.lanes:
         with lane.open() as engine:
-            first = lane.outputs[0].name
-            answers.append(np.concatenate([engine.run(feeds)[first] for feeds in case.rows]).astype(np.float32))
+            name = lane.outputs[0].name
+            answers.append(np.concatenate([engine.run(feeds)[name] for feeds in case.rows]).astype(np.float32))
     one, other = answers
     whole, first, second = (case.decide(values) for values in (case.float32, one, other))
     return {

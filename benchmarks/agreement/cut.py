@@ -50,7 +50,7 @@ class OnnxCut:
         given = (codes.astype(np.int16) + 128).astype(np.uint8) if self.unsigned else codes
         out = session.run(None, {session.get_inputs()[0].name: given})[0]
         if self.gives_codes:
-            return (out.astype(np.int16) - (128 if self.unsigned else 0)).astype(np.int8)
+            return (out.astype(np.int16) - (128 if self.unsigned else 0)).astype(np.int8)  # type: ignore[no-any-return]
         steps = np.rint(out / np.float32(grid.scale)) + grid.zero_point
         return steps.clip(-128, 127).astype(np.int8)  # type: ignore[no-any-return]
 
@@ -211,7 +211,7 @@ def cut_tflite(path: Path, layer: TfliteLayer) -> TfliteCut:
 
 
 def _packed(model: Any) -> bytes:  # noqa: ANN401 - a generated class
-    import flatbuffers
+    import flatbuffers  # type: ignore[import-untyped]
 
     builder = flatbuffers.Builder(1024)
     builder.Finish(model.Pack(builder), b"TFL3")

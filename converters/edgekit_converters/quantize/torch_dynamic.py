@@ -33,7 +33,9 @@ def quantize_torch_dynamic(module: nn.Module) -> nn.Module:
 
         layers = dict.fromkeys((nn.Linear, nn.LSTM, nn.GRU), per_channel_dynamic_qconfig)
         plan = {**layers, nn.Embedding: float_qparams_weight_only_qconfig}
-        changed = quantize_dynamic(copy.deepcopy(module), plan, dtype=torch.qint8, inplace=True)
+        changed = quantize_dynamic(  # type: ignore[no-untyped-call]
+            copy.deepcopy(module), plan, dtype=torch.qint8, inplace=True
+        )
     assert isinstance(changed, nn.Module)
     return changed
 
