@@ -117,7 +117,7 @@ def misses(lane: str, close: Closeness, limits: Limits) -> list[Fault]:
         return [Fault(lane=lane, metric="SQNR of the float export", measured=measured, limit=limit)]
     faults = []
     if not close.cosine_mean >= limits.min_cosine:  # written so that NaN fails
-        measured, limit = f"{close.cosine_mean:.5f}", f"at least {limits.min_cosine:g}"
+        measured, limit = f"{close.cosine_mean:.8g}", f"at least {limits.min_cosine:g}"
         faults.append(Fault(lane=lane, metric="mean cosine", measured=measured, limit=limit))
     if close.changed is not None and not close.changed <= limits.max_changed * close.rows:
         measured, limit = f"{close.changed} of {close.rows} rows", f"{100 * limits.max_changed:g} %"

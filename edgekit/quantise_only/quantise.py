@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.bench import measure
+from edgekit.choice import MARGIN
 from edgekit.closeness import Limits, closeness
 from edgekit.lanes import EngineLane, engine_of, run_engine_lane
 from edgekit.machine import machine
@@ -49,7 +50,6 @@ _KINDS: Mapping[Format, tuple[Kind, Kind]] = {
 }
 _JUDGED = 32  # held-in rows that candidates are compared on
 _ROOM = 0.9  # share of the allowed loss that held-in rows may show: others may lose a little more
-_NOISE = 0.03  # candidates this close in time count as equally fast, and the closest answer wins
 _OPSET = 20
 
 
@@ -185,9 +185,12 @@ def _mean_cosine(reference: NDArray[np.float64], answers: NDArray[np.float64]) -
 
 
 def _best(tried: Sequence[_Tried]) -> str:
-    """Give the fastest that is close enough, or the closest if none is: the comparison on other rows will judge it."""
+    """Give the fastest that is close enough; of those within the noise of its time, the closest.
+
+    The closest of all if none is close enough: the comparison on other rows will judge it.
+    """
     met = [one for one in tried if one.met]
     if not met:
         return max(tried, key=lambda one: one.cosine).name
     least = min(one.cpu_ms for one in met)
-    return max((one for one in met if one.cpu_ms <= least * (1 + _NOISE)), key=lambda one: one.cosine).name
+    return max((one for one in met if one.cpu_ms <= least * (1 + MARGIN)), key=lambda one: one.cosine).name

@@ -73,7 +73,7 @@ def test_int8_lanes_are_held_to_the_limits_and_float_lanes_to_60_db() -> None:
     limits = Limits(min_cosine=0.99, max_changed=0.02)
     assert misses("onnx-int8", close(), limits) == []
     (fault,) = misses("onnx-int8", close(cosine_mean=0.9899), limits)
-    assert str(fault) == "onnx-int8: mean cosine is 0.98990; the limit is at least 0.99"
+    assert str(fault) == "onnx-int8: mean cosine is 0.9899; the limit is at least 0.99"
     assert misses("onnx-int8", close(changed=2), limits) == []
     (fault,) = misses("onnx-int8", close(changed=3), limits)
     assert fault.metric == "share of changed decisions"

@@ -60,9 +60,9 @@ def test_the_fastest_of_those_that_are_close_enough_wins() -> None:
     assert _best([tried("a", 1.0, 0.9, met=False), tried("b", 3.0, 0.999), tried("c", 2.0, 0.998)]) == "c"
 
 
-def test_within_three_per_cent_of_its_time_the_closest_wins() -> None:
-    assert _best([tried("a", 1.02, 0.999), tried("b", 1.0, 0.998)]) == "a"
-    assert _best([tried("a", 1.04, 0.999), tried("b", 1.0, 0.998)]) == "b"
+def test_within_five_per_cent_of_its_time_the_closest_wins() -> None:
+    assert _best([tried("a", 1.04, 0.999), tried("b", 1.0, 0.998)]) == "a"
+    assert _best([tried("a", 1.06, 0.999), tried("b", 1.0, 0.998)]) == "b"
 
 
 def test_the_closest_goes_on_to_be_judged_if_none_is_close_enough() -> None:

@@ -98,7 +98,7 @@ def test_a_missed_bound_exits_3_and_leaves_the_figures_but_no_bundle(embedder):
     assert run.code == 3
     assert "error[E0303]" in run.err
     assert "leave --all-int8 out" in run.err
-    assert "mean cosine is 0.99" in run.err
+    assert "mean cosine is 0.9999" in run.err  # untrained: all its answers are alike
     assert not list((embedder.folder / "strict").glob("*.edge"))
     assert json.loads((embedder.folder / "strict/report.json").read_text())["passed"] is False
 
