@@ -1,5 +1,6 @@
 """Brings a traced network into the one form that plan, techniques and writers know: no batch norms, no 1-D kernels."""
 
+import operator
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ __all__ = ["canonicalise"]
 
 _ATEN = torch.ops.aten
 _NORM, _CONV1D, _CONV2D = _ATEN.batch_norm.default, _ATEN.conv1d.default, _ATEN.conv2d.default
+_DECOMPOSED_NORM = _ATEN._native_batch_norm_legit_no_training.default  # noqa: SLF001 - the operator's own name
 _CHANNELS_FIRST = (_CONV1D, _CONV2D, _ATEN.linear.default)  # of their weights
 _RELU6 = (_ATEN.relu6.default, _ATEN.relu6_.default)  # nn.ReLU6 is a hardtanh, its function is not
 _HARD_SIGMOID = (_ATEN.hardsigmoid.default, _ATEN.hardsigmoid_.default)
@@ -30,6 +32,9 @@ def canonicalise(graph: Graph) -> Graph:
         The same graph, with the same float answers up to rounding.
     """
     for node in list(graph.graph.nodes):
+        if node.target is _DECOMPOSED_NORM:
+            _respell(graph, node)
+    for node in list(graph.graph.nodes):
         if node.target is _NORM:
             _fold(graph, node)
         elif node.target in _RELU6:
@@ -42,6 +47,19 @@ def canonicalise(graph: Graph) -> Graph:
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return graph
+
+
+def _respell(graph: Graph, norm: fx.Node) -> None:
+    """Write a batch norm that gives statistics, too, as the plain one; writing out a recurrent network makes these."""
+    *given, momentum, epsilon = norm.args
+    users = list(norm.users)
+    if len(users) != 1 or users[0].target is not operator.getitem or users[0].args[1] != 0:
+        return
+    with graph.graph.inserting_before(norm):
+        plain = graph.graph.call_function(_NORM, (*given, False, momentum, epsilon, False))
+    users[0].replace_all_uses_with(plain)
+    for node in (users[0], norm):
+        graph.graph.erase_node(node)
 
 
 def _fold(graph: Graph, norm: fx.Node) -> None:

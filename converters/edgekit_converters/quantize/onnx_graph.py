@@ -62,6 +62,15 @@ class GraphEditor:
         """Add a node; its name is that of its first output."""
         self._new.append(helper.make_node(kind, list(inputs), list(outputs), name=f"{outputs[0]}.node", **attributes))
 
+    def fold_transposes(self) -> None:
+        """Hold transposed weights as constants; an exporter leaves the transpose of one that many nodes read."""
+        for node in self.nodes:
+            value = self.weight(node.input[0]) if node.op_type == "Transpose" else None
+            if value is not None:
+                order = next((list(one.ints) for one in node.attribute if one.name == "perm"), None)
+                self.constant(str(node.output[0]), np.transpose(value, order))
+                self.graph.node.remove(node)
+
     def replace(self, node: onnx.NodeProto) -> None:
         """Take an original node out; the caller has added what makes its outputs."""
         self.graph.node.remove(node)

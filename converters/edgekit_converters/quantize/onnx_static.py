@@ -100,6 +100,7 @@ def quantize_onnx(
         Number of layers by mode, and of embeddings.
     """
     graph = GraphEditor(onnx.load(source))
+    graph.fold_transposes()
     writer = _Writer(graph, activations)
     counts = dict.fromkeys((*(mode.value for mode in Mode), "embedding", "int4", "power-of-two", "codebook"), 0)
     nodes = match_layers(graph, weights)
@@ -205,8 +206,8 @@ class _Writer:
                     reader.input[i] = self.graph.constant(f"{layer.name}.bias.broad", rounded.reshape(1, 1, -1))
 
     def dynamic(self, node: onnx.NodeProto, layer: LayerPlan, weight: NDArray[np.float32]) -> None:
-        """Compute a matrix product in int8 on a grid that is measured at each run."""
-        assert node.op_type == "MatMul", f"dynamic int8 is for linear layers, not {node.op_type}"
+        """Compute a matrix product in int8 on a grid that is measured at each run; a bias stays float."""
+        assert node.op_type in ("MatMul", "Gemm"), f"dynamic int8 is for linear layers, not {node.op_type}"
         tensor, out = str(node.input[0]), str(node.output[0])
         held = self.graph.constant(f"{layer.name}.weight.int8", layer.codes(weight).T)
         zero = self.graph.constant(f"{layer.name}.weight.zero_point", np.int8(0))
@@ -215,7 +216,10 @@ class _Writer:
         self.graph.add("MatMulInteger", [f"{out}.xq", held, f"{out}.xz", zero], [f"{out}.acc"])
         self.graph.add("Cast", [f"{out}.acc"], [f"{out}.float"], to=onnx.TensorProto.FLOAT)
         self.graph.add("Mul", [f"{out}.xs", steps], [f"{out}.step"])
-        self.graph.add("Mul", [f"{out}.float", f"{out}.step"], [out])
+        has_bias = len(node.input) > 2
+        self.graph.add("Mul", [f"{out}.float", f"{out}.step"], [f"{out}.product" if has_bias else out])
+        if has_bias:
+            self.graph.add("Add", [f"{out}.product", str(node.input[2])], [out])
         self.graph.replace(node)
 
     def embedding(self, node: onnx.NodeProto, layer: LayerPlan, table: NDArray[np.float32]) -> None:

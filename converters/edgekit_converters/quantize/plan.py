@@ -130,9 +130,13 @@ class LayerPlan:
         return np.array(self.weight_scales, np.float32)
 
     def codes(self, weight: NDArray[np.float32]) -> NDArray[np.int8]:
-        """Give the int8 codes of a weight whose channels are dimension 0: ``clip(rint(w / scale), -127, 127)``."""
+        """Give the int8 codes of a weight whose channels are dimension 0: ``clip(rint(w / scale), -127, 127)``.
+
+        The quotient is float64 but for embeddings, as in ai-edge-quantizer where ranges are given: in float32 some that
+        lie beside a half round to it, and one weight in millions gets another code.
+        """
         shape = [-1] + [1] * (weight.ndim - 1)
-        scale = self.scales(weight).reshape(shape)
+        scale = self.scales(weight).reshape(shape).astype(np.float32 if self.kind == "embedding" else np.float64)
         codes: NDArray[np.int8] = np.clip(np.rint(weight / scale), -127, 127).astype(np.int8)
         return codes
 

@@ -75,7 +75,7 @@ def prove(plan: QuantPlan, weights: Arrays, biases: Arrays, found: Mapping[str, 
 
 def _calls(found: Mapping[str, Stamped], name: str) -> list[Stamped]:
     """Give what a file holds for each call of a layer; the second and later ones have a number behind the name."""
-    calls = []
+    calls: list[Stamped] = []
     while (held := found.get(_call(name, len(calls)))) is not None:
         calls.append(held)
     return calls
@@ -149,7 +149,7 @@ def read_onnx(path: Path, plan: QuantPlan, weights: Arrays) -> dict[str, Stamped
     for layer in plan.layers:
         if layer.is_int8:
             waiting.setdefault(_key(layer.codes(weights[layer.name])), []).append(layer.name)
-    found = {}
+    found: dict[str, Stamped] = {}
     for node in graph.nodes:
         held = _onnx_layer(graph, makers, node)
         names = waiting.get(_key(held.codes)) if held is not None else None

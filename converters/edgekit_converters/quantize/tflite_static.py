@@ -148,20 +148,8 @@ def _recipe(plan: QuantPlan, graph: TfliteGraph, found: Mapping[str, list[Tflite
             book.add_quantization_config(pattern, name, algorithm_key=untouched)
         elif layer.mode is Mode.DYNAMIC or layer.kind == "embedding":
             # A lookup has no activations to quantise; weight-only would turn the whole table into float at start.
-            book.add_dynamic_config(pattern, name, num_bits=8, granularity=_granularity(layer))
+            book.add_dynamic_config(pattern, name, num_bits=8)
         else:
             assert layer.input is not None
-            book.add_static_config(
-                pattern,
-                name,
-                activation_num_bits=layer.input.bits,
-                weight_num_bits=8,
-                weight_granularity=_granularity(layer),
-            )
+            book.add_static_config(pattern, name, activation_num_bits=layer.input.bits, weight_num_bits=8)
     return book.get_quantization_recipe()
-
-
-def _granularity(layer: LayerPlan) -> Any:  # noqa: ANN401 - the library's own type
-    from ai_edge_quantizer import qtyping
-
-    return qtyping.QuantGranularity.TENSORWISE if layer.per_tensor else qtyping.QuantGranularity.CHANNELWISE
