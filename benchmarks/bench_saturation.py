@@ -70,7 +70,8 @@ def judge(name: str, emulator: Sequence[str], count: int) -> dict[str, object]:
         with tempfile.TemporaryDirectory() as folder:
             model, held = Path(folder) / "model.onnx", Path(folder) / "rows.npz"
             write_onnx(made, contract, model, activations="uint8", opset=20)
-            np.savez(held, **{key: np.concatenate([feeds[key] for feeds in every[:count]]) for key in every[0]})
+            arrays = {key: np.concatenate([feeds[key] for feeds in every[:count]]) for key in every[0]}
+            np.savez(held, **arrays)  # type: ignore[arg-type]
             logits = bench_zoo.run(model, contract, every)
             stamped = read_onnx(model, made.plan, layer_weights(made.graph))
             proofs = prove_layers(made.plan, stamped, kernel_kinds(made.graph))
@@ -108,17 +109,19 @@ def figures(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="*", default=list(_MODELS))
     parser.add_argument("--emulator", default="", help="e.g. 'qemu-x86_64-static -cpu Haswell'; nothing = not emulated")
     parser.add_argument("--rows", type=int, default=64, help="rows in the emulator")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    found: dict[str, object] = {name: judge(name, given.emulator.split(), given.rows) for name in _MODELS}
+    found: dict[str, object] = {name: judge(name, given.emulator.split(), given.rows) for name in given.models}
     called = Path(given.emulator.split()[0]).name if given.emulator else ""
     shown = " ".join([called, *given.emulator.split()[1:]]).strip()
+    options = " ".join([*given.models, f"--emulator '{shown}'", f"--rows {given.rows}"])
     write_result(
         "saturation",
         {"emulator": shown, "models": found},
-        command=f"PYTHONPATH=benchmarks python benchmarks/bench_saturation.py --emulator '{shown}' --rows {given.rows}",
+        command=f"PYTHONPATH=benchmarks python benchmarks/bench_saturation.py {options}",
     )
 
 
