@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 from edgekit.bench import LaneTime, measure
 from edgekit.cache import Cache, Progress, default_root, run_stages
@@ -77,7 +77,7 @@ class LaneLine:
         close: To the float model in PyTorch.
         cpu_ms_min: Least CPU time of one inference on one thread, in ms.
         cpu_ms_median: Median.
-        plan: What an int8 lane's plan began as; empty for float.
+        plan: Name of an int8 lane's plan, ``static+search`` for a searched one; empty for float.
         in_bundle: Whether the bundle holds it.
     """
 
@@ -221,7 +221,7 @@ def _report(wanted: Wanted, source: Source, *, target: str, artifacts: Artifacts
             close=close[lane.name],
             cpu_ms_min=took[lane.name].cpu_ms_min,
             cpu_ms_median=took[lane.name].cpu_ms_median,
-            plan=_candidate(artifacts, cast("Format", lane.name.partition("-")[0])) if "int8" in lane.name else "",
+            plan=_chosen(artifacts, cast("Format", lane.name.partition("-")[0]), "name") if "int8" in lane.name else "",
             in_bundle=lane.name in held,
         )
         for lane in lanes
@@ -236,15 +236,15 @@ def _report(wanted: Wanted, source: Source, *, target: str, artifacts: Artifacts
     )
 
 
-def _candidate(artifacts: Artifacts, form: Format) -> str:
+def _chosen(artifacts: Artifacts, form: Format, key: Literal["name", "candidate"]) -> str:
     text = (artifacts[_INT8[form]].path / CHOSEN_FILE).read_text(encoding="utf-8")
-    return str(json.loads(text)["candidate"])
+    return str(json.loads(text)[key])
 
 
 def _decisions(artifacts: Artifacts) -> Decisions:
     plans = {
         form: Planning(
-            candidate=_candidate(artifacts, form),
+            candidate=_chosen(artifacts, form, "candidate"),
             plan=QuantPlan.from_json((artifacts[_INT8[form]].path / PLAN_FILE).read_text(encoding="utf-8")),
         )
         for form in _FORMATS

@@ -115,7 +115,7 @@ class QuantiseReady:
             name = _best(tried) if tried else next(iter(made))
             shutil.copytree(files[name].parent, into, dirs_exist_ok=True)
         (into / PLAN_FILE).write_text(made[name].plan.to_json(), encoding="utf-8")
-        chosen = {"candidate": name.partition("+")[0], "tried": [asdict(one) for one in tried]}
+        chosen = {"name": name, "candidate": name.partition("+")[0], "tried": [asdict(one) for one in tried]}
         (into / CHOSEN_FILE).write_text(json.dumps(chosen, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         times = ", ".join(f"{one.name} {one.cpu_ms:.3f} ms, cosine {one.cosine:.4f}" for one in tried)
         return f"{name}: {notes[name]} ({'as given' if self.given else f'tried: {times}'})"
