@@ -130,9 +130,12 @@ ROWS: Mapping[Variant, Quantise] = {
         "selective by scope: as static-fc, the FULLY_CONNECTED of BertOutput dynamic",
         tuned=True,
     ): partial(from_recipe, recipe=partial(linear_static, "dynamic"), ranges="minmax"),
-    _row("static-fc-oscar", "static", "as static-fc with OSCAR", tuned=True): partial(
-        from_recipe, recipe=partial(linear_static, algorithm="OSCAR"), ranges="minmax"
-    ),
+    _row(
+        "static-fc-oscar",
+        "dynamic",
+        "as static-fc with OSCAR; the file is dynamic all the same: its FULLY_CONNECTED read and give float32",
+        tuned=True,
+    ): partial(from_recipe, recipe=partial(linear_static, algorithm="OSCAR"), ranges="minmax"),
     _row("dynamic-default", "dynamic", "recipe.dynamic_wi8_afp32()"): _dynamic("MIN_MAX_UNIFORM_QUANT"),
     _row("dynamic-mse", "dynamic", "dynamic_wi8_afp32(MSE)", tuned=True): _dynamic("MSE"),
     _row("dynamic-octav", "dynamic", "dynamic_wi8_afp32(OCTAV)", tuned=True): _dynamic("OCTAV"),

@@ -46,6 +46,7 @@ class Stopwatch:
     def __init__(
         self, command: Sequence[str], items: Sequence[tuple[Path, Path]], *, environment: Mapping[str, str]
     ) -> None:
+        self._command = list(command)
         pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
         self._process = subprocess.Popen(
             command, stdin=pipe, stdout=pipe, stderr=nothing, text=True, env=dict(environment)
@@ -71,7 +72,7 @@ class Stopwatch:
             answer = self._process.stdout.readline()
         if not answer:
             self._process.communicate()
-            raise RuntimeError(f"{self._process.args} ended with {self._process.returncode}; asked for {order}")
+            raise RuntimeError(f"{self._command} ended with {self._process.returncode}; asked for {order}")
         return json.loads(answer)
 
     def __enter__(self) -> Self:
