@@ -409,6 +409,7 @@ def test_the_plan_stage_takes_coded_layers_to_int8_for_a_bound_and_repeats_it(tm
     assert f"{len(relaxed)} layers relaxed" in note
     assert 0 < len(relaxed) < len(free.codes())
     assert adopt(free, bounded) == bounded
+    assert all((layer.coded is None) is (layer.scheme is None) for layer in adopt(free, bounded).layers)
     assert list(adopt(free, bounded).codes()) == list(bounded.codes())
     other = tuple(
         replace(layer, scheme=replace(layer.scheme, sha256="0" * 64)) if layer.is_coded else layer

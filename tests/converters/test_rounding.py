@@ -55,6 +55,22 @@ def test_correlated_inputs_leave_less_error_than_nearest(method, block, bits) ->
     assert np.array_equal(found.weights.scales, nearest.scales)
 
 
+def test_gptq_of_many_columns_is_what_eliminating_them_one_by_one_gives() -> None:
+    # Optimal brain quantisation in a fixed order: no Cholesky root, no batches (Frantar et al. 2022, eq. 2 and 3).
+    weight, inputs = layer(columns=150)
+    nearest, hessian = blockwise_integer(weight, block=None), hessian_of(inputs)
+    found = gptq(weight, nearest, hessian, order="given")
+    inverse = np.linalg.inv(hessian + np.eye(150) * 0.01 * np.trace(hessian) / 150)
+    left, step, expected = weight.astype(np.float64), nearest.scales.astype(np.float64)[:, 0], nearest.codes.copy()
+    for column in range(150):
+        expected[:, column] = np.clip(np.rint(left[:, column] / step), -7, 7)
+        error = (left[:, column] - expected[:, column] * step) / inverse[column, column]
+        left -= np.outer(error, inverse[column])
+        inverse -= np.outer(inverse[:, column], inverse[column]) / inverse[column, column]
+    assert found.changed.mean() > 0.8
+    assert np.array_equal(found.weights.codes[found.changed], expected[found.changed])
+
+
 @pytest.mark.parametrize(("block", "bits"), GRIDS)
 def test_independent_inputs_leave_rounding_to_nearest(block, bits) -> None:
     weight, _ = layer()

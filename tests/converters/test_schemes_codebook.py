@@ -51,6 +51,7 @@ def test_few_distinct_values_come_back_exactly() -> None:
     coded = codebook(weight)
     assert np.array_equal(coded.dequantise(), weight)
     assert coded.table.shape == (1, 16)
+    assert lloyd(weight, 16).tolist() == [-3, -1, 0, 0.5, 8]  # no entry that no weight has
 
 
 @pytest.mark.parametrize("entries", [16, 256])

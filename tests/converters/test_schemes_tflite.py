@@ -137,6 +137,9 @@ def test_four_bit_files_are_as_small_as_they_promise(data, weights) -> None:
         saved = len(data) - len(coded_file(data, weights, "linear", SCHEMES[name](weights["linear"])))
         extra = 5000 if name == "codebook 16" else 1000  # operators, and 2 KB of byte pairs
         assert saved > float_bytes - per_weight * weights["linear"].size - extra, name
+    edit = TfliteEdit(coded_file(data, weights, "linear", SCHEMES["codebook 16"](weights["linear"])))
+    (codes,) = [edit.array(tensor) for name, tensor in edit.constants().items() if name.endswith("_codes")]
+    assert codes.nbytes == weights["linear"].size // 2
 
 
 def test_an_interpreter_too_old_for_the_integers_can_refuse_the_file(data, weights) -> None:

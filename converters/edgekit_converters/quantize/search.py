@@ -15,7 +15,7 @@ from edgekit_runtime.statistics import sqnr_db
 
 __all__ = ["Searched", "Sensitivity", "relax", "sensitivity"]
 
-_LOOSER: dict[Mode, Mode] = {Mode.STATIC: Mode.DYNAMIC, Mode.WEIGHT_ONLY: Mode.DYNAMIC, Mode.DYNAMIC: Mode.FLOAT}
+_LOOSER: dict[Mode, Mode] = {Mode.STATIC: Mode.DYNAMIC, Mode.DYNAMIC: Mode.FLOAT}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
