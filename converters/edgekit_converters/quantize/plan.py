@@ -136,8 +136,9 @@ class LayerPlan:
         lie beside a half round to it, and one weight in millions gets another code.
         """
         shape = [-1] + [1] * (weight.ndim - 1)
-        scale = self.scales(weight).reshape(shape).astype(np.float32 if self.kind == "embedding" else np.float64)
-        codes: NDArray[np.int8] = np.clip(np.rint(weight / scale), -127, 127).astype(np.int8)
+        scale = self.scales(weight).reshape(shape)
+        steps = weight / scale if self.kind == "embedding" else weight / scale.astype(np.float64)
+        codes: NDArray[np.int8] = np.clip(np.rint(steps), -127, 127).astype(np.int8)
         return codes
 
 

@@ -96,6 +96,7 @@ def residual_tensors(graph: Graph) -> dict[str, fx.Node]:
     found: dict[str, fx.Node] = {}
     for norm in _norms(graph):
         total = norm.args[0]
+        assert isinstance(total, fx.Node)
         for node in _summands(total):
             found.setdefault(node.name, total)
     return found
