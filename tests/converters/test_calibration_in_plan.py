@@ -16,11 +16,10 @@ from edgekit.recipe.spec import QuantizeSpec, Task
 from edgekit_converters.quantize.calibration import rows as rows_module
 from edgekit_converters.quantize.calibration import run as run_module
 from edgekit_converters.quantize.calibration.held_out import hold_out
-from edgekit_converters.quantize.calibration.rows import RemadeRows, rows_digest
+from edgekit_converters.quantize.calibration.rows import RemadeRows, rows_digest, without
 from edgekit_converters.quantize.graph import layers, trace
 from edgekit_converters.quantize.measure import Checkpoint, as_rows, measure
 from edgekit_converters.quantize.modes import Mode, layer_mode
-from edgekit_converters.quantize.plan import Technique
 from edgekit_converters.quantize.planner import Planner
 from edgekit_converters.quantize.stage import PlanQuantisation, calibration_rows, held_out_rows, read_plan
 from edgekit_models.data.dataset import read_dataset
@@ -96,8 +95,7 @@ def test_clipping_ranges_are_kept_only_where_they_help(text) -> None:
     graph, rows = text
     for method in ("percentile", "mse"):
         made = Planner(mode=STATIC, whole_network=False, ranges=method).make(graph, rows).plan
-        row: Technique = made.techniques[-1]
-        assert row.name == f"{method} ranges"
+        (row,) = (row for row in made.techniques if row.name == f"{method} ranges")
         assert row.kept == (row.sqnr_after_db > row.sqnr_before_db + 0.1)
         assert made.ranges == (method if row.kept else "minmax")
 
@@ -155,6 +153,18 @@ def test_digest_tells_rows_apart(pair) -> None:
         for values in ([[1, 2, 3, 4]], [[1, 2, 3, 5]], [[1, 2, 3, 4], [1, 2, 3, 4]], [[4, 3, 2, 1]])
     }
     assert len(digests) == 4
+
+
+def test_rows_that_decide_are_not_among_the_rows_that_are_fitted(text, monkeypatch) -> None:
+    graph, rows = text
+    monkeypatch.setattr(rows_module, "_KEPT_BYTES", 0)
+    anew = as_rows(graph, lambda: tiny_networks.text_feeds(24, seed=1), trim=True)
+    for given in (rows, anew):
+        rest = without(given, range(0, 24, 8))
+        assert isinstance(rest, RemadeRows) is (given is anew)
+        assert len(rest) == 21
+        wanted = [rows[place] for place in range(24) if place % 8]
+        assert all(torch.equal(one[0], other[0]) for one, other in zip(rest, wanted, strict=True))
 
 
 # Killed and resumed.
@@ -231,6 +241,15 @@ def test_rows_that_cannot_be_read_twice_cannot_be_resumed(text, tmp_path) -> Non
 
 
 # Held-out rows.
+
+
+def test_tensor_that_several_layers_read_is_named_after_the_first(text) -> None:
+    graph, rows = text
+    made = Planner(mode=STATIC, whole_network=False, techniques=False).make(graph, rows)
+    names = [one.name for one in hold_out(made.graph, made.plan, rows[:2]).report.tensors]
+    assert "layers.0.attention.query input" in names
+    assert "layers.0.attention.key input" not in names
+    assert {"layers.0.attention.query output", "layers.0.attention.key output"} <= set(names)
 
 
 def test_clipped_share_of_held_out_rows_by_hand(pair) -> None:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx
 
-from edgekit_converters.quantize.calibration.rows import rows_digest
+from edgekit_converters.quantize.calibration.rows import rows_digest, without
 from edgekit_converters.quantize.calibration.spec import RANGE_SOURCES, RangeMethod
 from edgekit_converters.quantize.graph import Graph, kernel_kind, layers, parameter, set_tensor
 from edgekit_converters.quantize.grid import Range, bias_room
@@ -138,7 +138,7 @@ class Planner:
         if self.ranges != "minmax":
             attempt = self._plan(copy.deepcopy(trial.best.graph), rows, ranges=self.ranges)
             trial.offer(f"{self.ranges} ranges", RANGE_SOURCES[self.ranges], attempt)
-        others = [row for row in rows if all(row is not one for one in judged)]  # a fit must not judge itself
+        others = without(rows, self._places(rows))  # a fit must not judge itself
         for name, source, refine in _REFINEMENTS if self.finish is None else ():
             best = Planned(copy.deepcopy(trial.best.graph), trial.best.plan)
             if refine(best.graph, best.plan, others or rows):
@@ -147,7 +147,11 @@ class Planner:
 
     def judged(self, rows: Sequence[Row]) -> Sequence[Row]:
         """Give the rows that techniques are judged on, spread over the calibration rows."""
-        return rows[:: max(1, len(rows) // self.judged_rows)][: self.judged_rows]
+        places = self._places(rows)
+        return rows[places.start : places.stop : places.step]
+
+    def _places(self, rows: Sequence[Row]) -> range:
+        return range(0, len(rows), max(1, len(rows) // self.judged_rows))[: self.judged_rows]
 
     def _plan(self, graph: Graph, rows: Sequence[Row], *, ranges: RangeMethod) -> Planned:
         def gridded(name: str) -> bool:

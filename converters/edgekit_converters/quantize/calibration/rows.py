@@ -1,6 +1,6 @@
 """Calibration rows: feeds by input name become checked graph inputs, in memory or made anew on every pass."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import overload
 
@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from edgekit_converters.quantize.calibration.fingerprint import CalibrationFingerprint
 from edgekit_runtime.errors import ConversionError
 
-__all__ = ["Feeds", "RemadeRows", "Row", "as_rows", "rows_digest"]
+__all__ = ["Feeds", "RemadeRows", "Row", "as_rows", "rows_digest", "without"]
 
 Row = Sequence[Tensor]
 Feeds = Mapping[str, NDArray[np.generic]]
@@ -66,6 +66,10 @@ class RemadeRows(Sequence[Row]):
         """Fingerprint of the rows, 64 hexadecimal digits."""
         return self._count()[1]
 
+    def without(self, places: Collection[int]) -> "RemadeRows":
+        """Give all rows but those at some places, made anew as well."""
+        return RemadeRows(lambda: (row for number, row in enumerate(self) if number not in places), self._names)
+
     def _count(self) -> tuple[int, str]:
         if self._known is None:
             seen, kept, room = CalibrationFingerprint(), list[Row](), _KEPT_BYTES
@@ -103,7 +107,7 @@ def as_rows(
     Args:
         graph: Whose inputs they are.
         feeds: Taken into memory at once; a function is called on every pass instead, and one row is held at a time.
-        trim: Cut behind the last token, at 2 tokens or more: a row of nothing but padding keeps 2.
+        trim: Cut behind the last token; a row of nothing but padding keeps 2 tokens.
 
     Raises:
         ConversionError: A row lacks an input (E0733), or has one of another type (E0734) or shape (E0735); it is
@@ -119,6 +123,13 @@ def as_rows(
         make = feeds
         return RemadeRows(lambda: rows(make()), [node.name for node in inputs])
     return list(rows(feeds))
+
+
+def without(rows: Sequence[Row], places: Collection[int]) -> Sequence[Row]:
+    """Give all rows but those at some places; rows that are made anew are not held for it."""
+    if isinstance(rows, RemadeRows):
+        return rows.without(places)
+    return [row for number, row in enumerate(rows) if number not in places]
 
 
 def rows_digest(graph: fx.GraphModule, rows: Sequence[Row]) -> str:
@@ -149,7 +160,7 @@ def _row(inputs: Sequence[fx.Node], feed: Feeds, number: int, *, trim: bool) -> 
     for node, value in zip(inputs, values, strict=True):
         _check_type(node, value, number)
     if trim and "attention_mask" in feed:
-        length = max(2, int(np.flatnonzero(np.asarray(feed["attention_mask"])[0]).max(initial=1)) + 1)
+        length = int(np.flatnonzero(np.asarray(feed["attention_mask"])[0]).max(initial=1)) + 1
         values = [value[:, :length] for value in values]
     for node, value in zip(inputs, values, strict=True):
         _check_shape(node, value, number)
