@@ -240,6 +240,13 @@ def _tell_choice(report: BuildReport, held: Sequence[str], progress: Progress) -
 
 def _tell_clipped(report: BuildReport, progress: Progress) -> None:
     """Say it when held-out training rows leave the calibrated ranges by more than chance."""
+    if report.ranges != "minmax" and report.clipped and report.clipped[0].clipped > _CLIPPED:
+        worst = report.clipped[0]
+        progress.notice(
+            f"{report.ranges} ranges clip on purpose: up to {worst.clipped:.2%} ({worst.name}) on "
+            f"{report.held_out_rows} training rows that were not calibrated on; quantize.ranges: minmax clips nothing it saw"
+        )
+        return
     for tensor in report.clipped:
         if tensor.clipped > _CLIPPED:
             progress.notice(

@@ -76,6 +76,7 @@ class BuildReport:
         rows: One per lane.
         held_out_rows: Training rows that were not calibrated on, for ``clipped``; 0 where all were.
         clipped: Of those rows, the five tensors most of which lies outside the calibrated range; worst first.
+        ranges: How ranges were chosen; all but ``minmax`` clip on purpose.
         saturating: int8 layers of the ONNX file in which a 16-bit sum can saturate on x86 without VNNI; None without
             such a file. edgekit's runtime computes them exactly; other programs need ``session.x64quantprecision=1``.
     """
@@ -87,6 +88,7 @@ class BuildReport:
     rows: tuple[LaneRow, ...]
     held_out_rows: int = 0
     clipped: tuple[Clipped, ...] = ()
+    ranges: str = "minmax"
     saturating: tuple[str, ...] | None = None
 
     def as_json(self) -> dict[str, object]:
@@ -133,6 +135,7 @@ def make_report(
         rows=tuple(rows),
         held_out_rows=held_out,
         clipped=clipped,
+        ranges=_ranges(artifacts),
         saturating=_saturating(artifacts),
     )
 
@@ -152,6 +155,13 @@ def _coverage(artifacts: Artifacts) -> tuple[int, tuple[Clipped, ...]]:
     held = json.loads((artifacts[Kind.QUANT_PLAN].path / COVERAGE_FILE).read_text(encoding="utf-8"))
     shares = {each["name"]: each["fraction_below"] + each["fraction_above"] for each in held["tensors"]}
     return held["rows"], tuple(Clipped(name=name, clipped=shares[name]) for name in held["worst"])
+
+
+def _ranges(artifacts: Artifacts) -> str:
+    from edgekit_converters.quantize.plan import PLAN_FILE
+
+    plan = json.loads((artifacts[Kind.QUANT_PLAN].path / PLAN_FILE).read_text(encoding="utf-8"))
+    return str(plan["ranges"])
 
 
 def _sizes(artifacts: Artifacts) -> dict[str, int]:

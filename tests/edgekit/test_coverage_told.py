@@ -1,6 +1,7 @@
 """A build tells which calibrated ranges did not hold on rows that were not calibrated on."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 from edgekit import build, report
@@ -18,6 +19,15 @@ def test_only_a_share_above_a_thousandth_is_told() -> None:
     build._tell_clipped(made(Clipped(name="a input", clipped=0.0125), Clipped(name="b input", clipped=0.001)), progress)
     (told,) = said
     assert told.startswith("1.25% of a input is clipped on 64 training rows that were not calibrated on")
+
+
+def test_ranges_that_clip_on_purpose_are_told_once_without_advice_for_more_rows() -> None:
+    said: list[str] = []
+    clipped = (Clipped(name="a input", clipped=0.25), Clipped(name="b input", clipped=0.125))
+    build._tell_clipped(replace(made(*clipped), ranges="mse"), SimpleNamespace(notice=said.append))
+    (told,) = said
+    assert told.startswith("mse ranges clip on purpose: up to 25.00% (a input) on 64 training rows")
+    assert "calibration_rows" not in told
 
 
 def test_report_holds_the_worst_tensors_and_their_share(tmp_path) -> None:
