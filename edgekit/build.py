@@ -244,7 +244,7 @@ def _tell_clipped(report: BuildReport, progress: Progress) -> None:
         worst = report.clipped[0]
         progress.notice(
             f"{report.ranges} ranges clip on purpose: up to {worst.clipped:.2%} ({worst.name}) on "
-            f"{report.held_out_rows} training rows that were not calibrated on; quantize.ranges: minmax clips nothing it saw"
+            f"{report.held_out_rows} training rows that were not calibrated on; minmax ranges clip nothing they saw"
         )
         return
     for tensor in report.clipped:
