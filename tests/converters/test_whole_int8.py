@@ -16,11 +16,12 @@ from edgekit_converters.export.contract import ModelContract, contract_of
 from edgekit_converters.quantize.graph import trace
 from edgekit_converters.quantize.grid import Range
 from edgekit_converters.quantize.measure import as_rows, outputs
-from edgekit_converters.quantize.ranges_ln import best_range, norm_aware_grids
+from edgekit_converters.quantize.ranges_ln import best_range, float_sums, norm_aware_grids
 from edgekit_converters.quantize.whole import WholePlanned, WholePlanner
 from edgekit_converters.quantize.whole_graph import VIEWS, branch_norms, fold_score_scale, residual_tensors
 from edgekit_converters.quantize.whole_onnx import float_operators, write_whole_onnx
 from edgekit_converters.quantize.whole_plan import TensorGrid, WholePlan, grid_between, grid_of_constant
+from edgekit_converters.quantize.whole_rotate import rotate_residual, rotation
 from edgekit_converters.quantize.whole_simulate import simulate_whole
 from edgekit_runtime.errors import ConversionError, UsageError
 from edgekit_runtime.manifest import TensorSpec
@@ -155,6 +156,32 @@ def test_residual_tensors_are_the_sums_and_what_is_added(text_model):
     assert kinds.count(ATEN.layer_norm.default) == 4
 
 
+def test_a_rotation_keeps_lengths_and_the_ones_and_spreads_loud_channels():
+    turn = rotation(96, [5, 40])
+    np.testing.assert_allclose(turn @ turn.T, np.eye(96), atol=1e-12)
+    np.testing.assert_allclose(turn @ np.ones(96), 1.0, atol=1e-12)
+    assert np.abs(turn[:, [5, 40]]).max() < 1.2 / np.sqrt(96)
+    assert np.abs(turn).max() < 0.5  # no channel stays alone
+
+
+def test_a_rotated_stream_has_no_loud_channel_and_the_same_answers():
+    graph = tiny_networks.traced(loud_model())
+    rows = rows_of(graph, 6, seed=5)
+    before = outputs(graph, rows)
+    totals = {total.name for total in residual_tensors(graph).values()}
+    peaks = torch.stack([value.abs().amax(0) for value in float_sums(graph, totals, rows).values()]).amax(0)
+    assert rotate_residual(graph, peaks) == 5
+    np.testing.assert_allclose(outputs(graph, rows), before, atol=1e-4)
+    after = torch.stack([value.abs().amax(0) for value in float_sums(graph, totals, rows).values()]).amax(0)
+    assert float(peaks.max()) > 100
+    assert float(after.max()) < 0.35 * float(peaks.max())
+
+
+def test_a_stream_that_something_unknown_writes_into_is_not_rotated():
+    graph = trace(Block(1.0), (torch.ones(1, 20, 16),))
+    assert rotate_residual(graph, torch.ones(16)) == 0
+
+
 # --- ranges --------------------------------------------------------------------------------------------------------
 
 
@@ -269,7 +296,7 @@ def test_scores_leave_room_for_padding(text_model):
 def test_techniques_and_16_bits_come_closer_to_float(loud):
     model = loud_model()
     naive, better, widest = (quality(loud[name], model) for name in ("naive", "int8", "int16"))
-    assert naive + 1 < better < widest - 3
+    assert naive + 5 < min(better, widest)  # without the rotation the techniques bring 1.6 dB
 
 
 def test_a_technique_that_does_not_help_is_not_kept(plain, wide):

@@ -21,7 +21,7 @@ from edgekit_converters.quantize.whole_graph import only_summed
 from edgekit_converters.quantize.whole_plan import TensorGrid, WholePlan, grid_between
 from edgekit_converters.quantize.whole_simulate import IntegerRun
 
-__all__ = ["best_range", "norm_aware_grids"]
+__all__ = ["best_range", "float_sums", "norm_aware_grids"]
 
 _ATEN = torch.ops.aten
 _SHARES = (1.0, 0.8, 0.65, 0.5, 0.4, 0.3, 0.22, 0.16, 0.12, 0.09, 0.07, 0.05)  # of the measured limit
@@ -44,7 +44,7 @@ def norm_aware_grids(
     for name, total in sums.items():
         groups.setdefault(total.name, []).append(name)
     given = list(rows)
-    wanted = _float_sums(graph, set(groups), given)
+    wanted = float_sums(graph, set(groups), given)
     runs = _runs(graph, plan, given, unrounded=set(sums))
     found: dict[str, TensorGrid] = {}
     for node in graph.graph.nodes:
@@ -152,7 +152,8 @@ def _runs(graph: Graph, plan: WholePlan, rows: Iterable[Row], *, unrounded: set[
     return runs
 
 
-def _float_sums(graph: Graph, names: set[str], rows: Iterable[Row]) -> dict[str, Tensor]:
+def float_sums(graph: Graph, names: set[str], rows: Iterable[Row]) -> dict[str, Tensor]:
+    """Give tensors by node name, all tokens of all rows as one matrix (tokens, channels)."""
     found: dict[str, list[Tensor]] = {name: [] for name in names}
 
     class Keep(fx.Interpreter):

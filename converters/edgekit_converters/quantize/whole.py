@@ -16,11 +16,12 @@ from edgekit_converters.quantize.graph import Graph, parameter
 from edgekit_converters.quantize.grid import Range
 from edgekit_converters.quantize.measure import Row, measure, outputs
 from edgekit_converters.quantize.plan import Technique
-from edgekit_converters.quantize.ranges_ln import norm_aware_grids
+from edgekit_converters.quantize.ranges_ln import float_sums, norm_aware_grids
 from edgekit_converters.quantize.techniques.smooth import smooth_norms
 from edgekit_converters.quantize.techniques.split import split_outliers
 from edgekit_converters.quantize.whole_graph import VIEWS, branch_norms, fold_score_scale, residual_tensors
 from edgekit_converters.quantize.whole_plan import Residual, TensorGrid, WholePlan, grid_between, grid_of_constant
+from edgekit_converters.quantize.whole_rotate import rotate_residual
 from edgekit_converters.quantize.whole_simulate import simulate_whole
 from edgekit_runtime.errors import ConversionError, UsageError
 from edgekit_runtime.statistics import sqnr_db
@@ -148,6 +149,20 @@ class _Rows:
     padded: Row
 
 
+def _rotate(planner: WholePlanner, best: WholePlanned, rows: _Rows) -> WholePlanned | None:
+    if planner.residual == "int16":  # 16 bits hold what a rotation would spread, and need no layer for it
+        return None
+
+    def rewrite(graph: Graph, given: Sequence[Row]) -> int:
+        sums = float_sums(graph, {total.name for total in residual_tensors(graph).values()}, given)
+        widths = {value.shape[-1] for value in sums.values()}
+        if len(widths) != 1:
+            return 0
+        return rotate_residual(graph, torch.stack([value.abs().amax(0) for value in sums.values()]).amax(0))
+
+    return planner.rewritten(best.graph, rows, rewrite)
+
+
 def _branch(planner: WholePlanner, best: WholePlanned, rows: _Rows) -> WholePlanned | None:
     def rewrite(graph: Graph, given: Sequence[Row]) -> int:
         branch_norms(graph)
@@ -170,6 +185,7 @@ def _aware(planner: WholePlanner, best: WholePlanned, rows: _Rows) -> WholePlann
 
 _TECHNIQUES: tuple[tuple[str, str, Callable[[WholePlanner, WholePlanned, _Rows], WholePlanned | None]], ...] = (
     ("ranges judged behind the layer norm", "own; as Wei et al. 2022 judge clips", _aware),
+    ("rotate the residual stream", "Ashkboos et al. 2024 (QuaRot), for LayerNorm", _rotate),
     ("branch and smooth layer norms", "Xiao et al. 2023 (SmoothQuant), eq. 4, alpha 0.7", _branch),
     ("split loud GELU channels", "own; relative of Zhao et al. 2019", _split),
 )
