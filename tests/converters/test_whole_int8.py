@@ -9,7 +9,6 @@ import onnxruntime
 import pytest
 import tiny_networks
 import torch
-from onnx import TensorProto, helper
 from tiny_networks import LENGTH
 
 from edgekit_converters.export.contract import ModelContract, contract_of
@@ -381,22 +380,3 @@ def test_an_unknown_operator_is_refused(plain, text_model, tmp_path):
     contract = ModelContract(inputs=(spec,), outputs=(replace(spec, name="y", tensor="y"),))
     with pytest.raises(ConversionError, match="E0802"):
         write_whole_onnx(graph, plan, contract, tmp_path / "model.onnx")
-
-
-def test_a_float_operator_is_found(tmp_path):
-    """x -> Q -> DQ -> Relu -> Q -> DQ -> Tanh -> y: only the last one gives float."""
-    scale = helper.make_tensor("s", TensorProto.FLOAT, [], [0.1])
-    zero = helper.make_tensor("z", TensorProto.INT8, [], [0])
-    point = ["s", "z"]
-    nodes = [
-        helper.make_node("QuantizeLinear", ["x", *point], ["xq"]),
-        helper.make_node("DequantizeLinear", ["xq", *point], ["xd"]),
-        helper.make_node("Relu", ["xd"], ["r"], name="relu"),
-        helper.make_node("QuantizeLinear", ["r", *point], ["rq"]),
-        helper.make_node("DequantizeLinear", ["rq", *point], ["rd"]),
-        helper.make_node("Tanh", ["rd"], ["y"], name="tanh"),
-    ]
-    ends = [[helper.make_tensor_value_info(name, TensorProto.FLOAT, [2])] for name in "xy"]
-    graph = helper.make_graph(nodes, "g", *ends, [scale, zero])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), tmp_path / "m")
-    assert float_operators(tmp_path / "m") == ["tanh"]

@@ -3,13 +3,16 @@
 import json
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import tiny_networks
+from onnx import TensorProto, helper
 
 from edgekit.pipeline import Kind
 from edgekit.recipe.spec import QuantizeSpec, Task
 from edgekit_converters.quantize import whole_onnx
+from edgekit_converters.quantize.whole_onnx import float_operators
 from edgekit_converters.quantize.whole_stage import WHOLE_PLAN_FILE, QuantizeWholeOnnx
 from edgekit_models.saved import load_own_model
 from edgekit_runtime.errors import ConversionError
@@ -61,3 +64,22 @@ def test_an_operator_that_stays_float_ends_the_build(artifacts, tmp_path, monkey
 
 def test_the_plan_depends_on_the_recipe_and_the_seed():
     assert stage("int8").config() != stage("int16-residual").config()
+
+
+def test_a_float_operator_is_found(tmp_path):
+    """x -> Q -> DQ -> Relu -> Q -> DQ -> Tanh -> y: only the last one gives float."""
+    scale = helper.make_tensor("s", TensorProto.FLOAT, [], [0.1])
+    zero = helper.make_tensor("z", TensorProto.INT8, [], [0])
+    point = ["s", "z"]
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", *point], ["xq"]),
+        helper.make_node("DequantizeLinear", ["xq", *point], ["xd"]),
+        helper.make_node("Relu", ["xd"], ["r"], name="relu"),
+        helper.make_node("QuantizeLinear", ["r", *point], ["rq"]),
+        helper.make_node("DequantizeLinear", ["rq", *point], ["rd"]),
+        helper.make_node("Tanh", ["rd"], ["y"], name="tanh"),
+    ]
+    ends = [[helper.make_tensor_value_info(name, TensorProto.FLOAT, [2])] for name in "xy"]
+    graph = helper.make_graph(nodes, "g", *ends, [scale, zero])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), tmp_path / "m")
+    assert float_operators(tmp_path / "m") == ["tanh"]
