@@ -31,6 +31,7 @@ from edgekit_converters.quantize.graph import layer_biases, layer_weights, trace
 from edgekit_converters.quantize.measure import as_rows
 from edgekit_converters.quantize.modes import Mode
 from edgekit_converters.quantize.onnx_static import quantize_onnx
+from edgekit_converters.quantize.plan import QuantPlan
 from edgekit_converters.quantize.planner import Planner
 from edgekit_converters.quantize.proof import prove, read_onnx, read_tflite
 from edgekit_converters.quantize.tflite_static import quantize_tflite
@@ -119,6 +120,18 @@ def build(
     return lanes, said
 
 
+def built(place: Path, length: int, plans: list[str]) -> tuple[list[EngineLane], dict[str, object]]:
+    """Give the lanes of files that an earlier run wrote, and what their plans say."""
+    contract, folder = contract_of(length), place / "edgekit"
+    lanes = [
+        lane(f"{kind}-{name}", folder / f"{name}.{kind}", contract)
+        for name in ("fp32", *plans)
+        for kind in ("onnx", "tflite")
+    ]
+    read = {name: QuantPlan.from_json((folder / f"{name}.json").read_text(encoding="utf-8")) for name in plans}
+    return lanes, {name: {"techniques": [asdict(one) for one in plan.techniques]} for name, plan in read.items()}
+
+
 def embed(one: EngineLane, rows: list[Feeds]) -> NDArray[np.float32]:
     with one.open() as engine:
         return np.concatenate([engine.run(feeds)["vector"] for feeds in rows]).astype(np.float32)
@@ -152,6 +165,7 @@ def main() -> None:
     parser.add_argument("--sequences", nargs="+", type=int, default=list(SEQUENCES))
     parser.add_argument("--calibration-rows", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--only-judge", action="store_true", help="take the files that an earlier run wrote")
     given = parser.parse_args()
     torch.set_num_threads(1)
     prepare(given.work)
@@ -159,7 +173,10 @@ def main() -> None:
     extra: list[dict[str, object]] = []
     for length in given.sequences:
         place = given.work / f"s{length}"
-        lanes, said = build(place, length, given.work / "model", given.plans, given.calibration_rows)
+        if given.only_judge:
+            lanes, said = built(place, length, given.plans)
+        else:
+            lanes, said = build(place, length, given.work / "model", given.plans, given.calibration_rows)
         times = measure(lanes, feeds_of(place / "eval.npz")[:64], rounds=given.rounds)
         found[f"s{length}"] = {"plans": said, "lanes": figures(lanes, times, place)}
         extra += [
