@@ -146,6 +146,12 @@ LOOKALIKES = {
         lambda s, x: (x - x.mean(-1, True)) / torch.sqrt(x.pow(2).mean(-1, True) + 1e-5) * s.gamma + s.beta,
         {"gamma": random(6), "beta": random(6)},
     ),
+    "variance of another tensor": (
+        lambda s, x: (
+            (x - x.mean(-1, True)) / torch.sqrt((x * 2 - x.mean(-1, True)).pow(2).mean(-1, True) + 1) * s.gamma
+        ),
+        {"gamma": random(6)},
+    ),
     "norm over rows": (
         lambda s, x: (x - x.mean(0, True)) / torch.sqrt((x - x.mean(0, True)).pow(2).mean(0, True) + 1e-5) * s.gamma,
         {"gamma": random(6)},
@@ -219,6 +225,19 @@ def test_layers_called_twice_and_tied_weights_get_names_of_their_own():
     assert len(set(names)) == 4
     weights = [node.args[0 if kind == "embedding" else 1].target for _, kind, node in layers(normal.graph)]
     assert len(set(weights)) == 4
+
+
+def test_a_layer_made_of_a_product_has_the_path_of_its_weight():
+    class Product(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.dense = nn.Linear(6, 3)
+
+        def forward(self, x):
+            return x @ self.dense.weight.t() + self.dense.bias
+
+    _, normal = both(Product(), random(2, 6))
+    assert [(name, kind) for name, kind, _ in layers(normal.graph)] == [("dense", "linear")]
 
 
 def test_norms_that_share_a_constant_are_told_apart():

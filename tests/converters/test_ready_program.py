@@ -78,7 +78,7 @@ def test_a_free_batch_becomes_one_and_outputs_that_are_no_tensors_go(cnn):
     found = load_program(cnn, shape=None)
     assert [(spec.name, spec.shape) for spec in found.contract.inputs] == [("image", (1, 3, 32, 32))]
     assert [(spec.name, spec.shape) for spec in found.contract.outputs] == [("logits", (1, 5))]
-    assert "2 outputs that are no tensors left out" in found.description
+    assert "2 outputs that are inputs or no tensors left out" in found.description
 
 
 def test_the_graph_answers_as_the_users_module(cnn):
@@ -185,8 +185,23 @@ def test_guards_which_are_python_text_are_dropped(cnn, tmp_path):
     canary = tmp_path / "ran"
     text = f"__import__('pathlib').Path('{canary}').touch()"
     hostile = edited_graph(cnn, tmp_path / "h.pt2", '"guards_code": []', f'"guards_code": {json.dumps([text])}')
-    load_program(hostile, shape=None)
+    opened = open_program(hostile.read_bytes(), title="h.pt2")
+    opened.program.module()  # which would compile and keep them
+    assert opened.program._guards_code == []
     assert not canary.exists()
+
+
+def test_whole_numbers_come_out_as_int32_behind_the_float_answer(tmp_path):
+    class Both(nn.Module):
+        def forward(self, x):
+            return x > 0, x.argmax(-1), x * 2
+
+    x = torch.tensor([[1.0, -2.0, 3.0]])
+    found = load_program(save(Both(), (x,), tmp_path / "b.pt2"), shape=None)
+    assert [spec.dtype for spec in found.contract.outputs] == ["float32", "int32", "int32"]
+    given = found.module(x)
+    assert [value.tolist() for value in given] == [[[2.0, -4.0, 6.0]], [[1, 0, 1]], [2]]
+    assert [value.dtype for value in given] == [torch.float32, torch.int32, torch.int32]
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """Imports an ONNX file: as a PyTorch graph where that is possible and proved, else as it is."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import onnxruntime
@@ -16,10 +17,13 @@ from edgekit_converters.ready.normalise import graph_outputs, normalise
 from edgekit_converters.ready.onnx_file import FixedOnnx, fix_shapes, run_onnx
 from edgekit_converters.ready.onnx_ops import NotInTorch
 from edgekit_converters.ready.onnx_torch import OnnxModule
+from edgekit_converters.ready.outputs import arrange_outputs
 from edgekit_converters.ready.probe import probes, require_equal
 from edgekit_runtime.errors import ConversionError
 
 __all__ = ["load_onnx"]
+
+T = TypeVar("T")
 
 
 def load_onnx(path: Path, *, work: Path, shape: Mapping[str, tuple[int, ...]] | None) -> ReadyModel | ReadyOnnx:
@@ -37,22 +41,25 @@ def load_onnx(path: Path, *, work: Path, shape: Mapping[str, tuple[int, ...]] | 
         return _as_it_is(
             fixed, path.name, error.why.splitlines()[0] if isinstance(error, ConversionError) else str(error)
         )
+    order = arrange_outputs(graph, contract.outputs, title=path.name)
     rows = probes(graph, contract)
     normal = normalise(graph, rows)
     session = onnxruntime.InferenceSession(fixed.path, providers=["CPUExecutionProvider"])
     try:
         worst = require_equal(
-            lambda row: run_onnx(session, [value.numpy() for value in row]),
+            lambda row: _in_order(run_onnx(session, [value.numpy() for value in row]), order),
             lambda row: graph_outputs(normal.graph, row),
             rows,
             what=f"the PyTorch form of '{path.name}'",
         )
     except ConversionError as error:
         return _as_it_is(fixed, path.name, f"{error.what}: {error.why}")
-    changes = "; ".join(normal.notes) or "nothing rewritten"
+    left_out = len(contract.outputs) - len(order)
+    notes = [*normal.notes, *([f"{left_out} outputs that are inputs left out"] if left_out else [])]
+    changes = "; ".join(notes) or "nothing rewritten"
     return ReadyModel(
         module=normal.graph,
-        contract=_own_names(contract),
+        contract=_own_names(contract, order),
         description=f"{path.name}: ONNX as a PyTorch graph, within {worst:.1g} of ONNX Runtime; {changes}",
         digest=fixed.digest,
     )
@@ -99,9 +106,13 @@ def _rename(node: fx.Node, name: str) -> None:
     node._rename(name)  # noqa: SLF001 - torch has no public way to rename a node
 
 
-def _own_names(contract: ModelContract) -> ModelContract:
+def _in_order(values: Sequence[T], order: Sequence[int]) -> list[T]:
+    return [values[place] for place in order]
+
+
+def _own_names(contract: ModelContract, order: Sequence[int]) -> ModelContract:
     """Give the contract that files written from the graph fulfil: tensors are called as edgekit calls them."""
     return ModelContract(
         inputs=tuple(replace(spec, tensor=spec.name) for spec in contract.inputs),
-        outputs=tuple(replace(spec, tensor=spec.name) for spec in contract.outputs),
+        outputs=tuple(replace(spec, tensor=spec.name) for spec in _in_order(contract.outputs, order)),
     )

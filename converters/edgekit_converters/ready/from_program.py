@@ -14,6 +14,7 @@ from edgekit_converters.quantize.graph import Graph, trace
 from edgekit_converters.ready.model import ReadyModel
 from edgekit_converters.ready.names import input_names, output_names
 from edgekit_converters.ready.normalise import graph_outputs, normalise
+from edgekit_converters.ready.outputs import arrange_outputs
 from edgekit_converters.ready.probe import probes, require_equal
 from edgekit_converters.ready.program_file import OpenedProgram, open_program
 from edgekit_runtime.errors import ConversionError
@@ -38,17 +39,19 @@ def load_program(path: Path, *, shape: Mapping[str, tuple[int, ...]] | None) -> 
     module = _narrow(opened, inputs)
     example = ModelContract(inputs=inputs, outputs=()).example()
     graph = trace(module, example, longest=longest)
-    contract = ModelContract(inputs=inputs, outputs=_outputs(graph, opened, example))
+    found = _outputs(graph, opened, example)
+    order = arrange_outputs(graph, found, title=path.name)
+    contract = ModelContract(inputs=inputs, outputs=tuple(found[place] for place in order))
     rows = probes(graph, contract)
     normal = normalise(graph, rows)
     worst = require_equal(
-        lambda row: graph_outputs(module, row),
+        lambda row: [graph_outputs(module, row)[place] for place in order],
         lambda row: graph_outputs(normal.graph, row),
         rows,
         what=f"'{path.name}' rewritten",
     )
-    dropped = sum(name is None for name in opened.outputs)
-    notes = [*normal.notes, *([f"{dropped} outputs that are no tensors left out"] if dropped else [])]
+    dropped = len(opened.outputs) - len(order)
+    notes = [*normal.notes, *([f"{dropped} outputs that are inputs or no tensors left out"] if dropped else [])]
     return ReadyModel(
         module=normal.graph,
         contract=contract,

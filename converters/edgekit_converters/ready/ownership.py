@@ -1,7 +1,10 @@
 """Gives every layer constants of its own under a path of its own; the plan knows layers by path."""
 
+import re
+from typing import Any
+
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from edgekit_converters.quantize.graph import Graph, layer_name, layers, parameter
 from edgekit_converters.ready.spelling import add_constant
@@ -9,6 +12,7 @@ from edgekit_converters.ready.spelling import add_constant
 __all__ = ["name_layers", "unshare_constants"]
 
 _ATEN = torch.ops.aten
+_OURS = re.compile(r"_\d+$|_folded$|^value$")  # parts that a rewrite has named
 _OWNERS = (_ATEN.linear.default, _ATEN.conv2d.default, _ATEN.embedding.default, _ATEN.layer_norm.default)
 
 
@@ -44,28 +48,39 @@ def unshare_constants(graph: Graph) -> int:
 
 
 def name_layers(graph: Graph) -> int:
-    """Give each layer's weight a path that no other layer has.
+    """Give each layer's weight the name ``weight`` under a path that no other layer has.
 
     Returns:
         Number of layers that had no such path.
     """
+    used = {str(node.target) for node in graph.graph.nodes if node.op == "get_attr"}
     taken: set[str] = set()
     changed = 0
     for _, kind, node in list(layers(graph)):
         place = 0 if kind == "embedding" else 1
-        owner = layer_name(node)
+        weight: Any = node.args[place]
+        owner, _, part = str(weight.target).rpartition(".")
+        if owner and layer_name(node) not in taken and not _OURS.search(part):
+            taken.add(layer_name(node))
+            continue
         number, path = 2, owner or node.name
-        while path in taken:
+        while path in taken or f"{path}.weight" in used:
             path, number = f"{owner or node.name}_{number}", number + 1
         taken.add(path)
-        if path == owner:
-            continue
         held = parameter(graph, node.args[place])
         assert held is not None
         with graph.graph.inserting_before(node):
-            fresh = add_constant(graph, f"{path}.weight", held.clone())
+            fresh = _weight(graph, path, held)
         node.args = (*node.args[:place], fresh, *node.args[place + 1 :])
         changed += 1
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return changed
+
+
+def _weight(graph: Graph, path: str, value: Tensor) -> fx.Node:
+    """Put a weight at a path; what a rewrite has left there unread makes way."""
+    owner = dict(graph.named_modules()).get(path)
+    if owner is not None:
+        owner._parameters.pop("weight", None)  # noqa: SLF001 - deleting an attribute fails where there is none
+    return add_constant(graph, f"{path}.weight", value.clone())

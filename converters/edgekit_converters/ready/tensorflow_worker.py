@@ -15,27 +15,18 @@ import tensorflow as tf
 _ROWS = 4
 
 
-def _concrete(source: Path, shapes: dict[str, list[int]]) -> tuple[Any, Any]:
+def _concrete(source: Path, shapes: dict[str, list[int]], work: Path) -> tuple[Any, Any]:
     """Give the model's function with fixed shapes, and what holds its variables."""
     if source.suffix == ".keras":
-        owner = tf.keras.models.load_model(source, compile=False, safe_mode=True)
-        names = [value.name.split(":")[0] for value in owner.inputs]
-        specs = {name: (value.shape, value.dtype) for name, value in zip(names, owner.inputs, strict=True)}
-        labels = list(getattr(owner, "output_names", ["output"]))
-
-        def compute(**given: Any) -> dict[str, Any]:  # noqa: ANN401 - TensorFlow's tensors
-            values = [given[name] for name in names]
-            found = owner(values if len(values) > 1 else values[0], training=False)
-            flat = tf.nest.flatten(found)
-            return {labels[i] if i < len(labels) else f"output_{i}": value for i, value in enumerate(flat)}
-    else:
-        owner = tf.saved_model.load(str(source))
-        signature = owner.signatures["serving_default"]
-        specs = {name: (spec.shape, spec.dtype) for name, spec in signature.structured_input_signature[1].items()}
-        compute = signature
+        model = tf.keras.models.load_model(source, compile=False, safe_mode=True)
+        source = work / "exported"
+        model.export(source, verbose=False)  # the converter does not find the variables of a Keras 3 model
+    owner = tf.saved_model.load(str(source))
+    compute = owner.signatures["serving_default"]
+    specs = compute.structured_input_signature[1]
     given = {
-        name: tf.TensorSpec(_fixed(name, shape, shapes.get(name)), kind, name=name)
-        for name, (shape, kind) in specs.items()
+        name: tf.TensorSpec(_fixed(name, spec.shape, shapes.get(name)), spec.dtype, name=name)
+        for name, spec in specs.items()
     }
     return tf.function(compute).get_concrete_function(**given), owner
 
@@ -73,7 +64,7 @@ def _difference(function: Any, content: bytes) -> float:  # noqa: ANN401 - Tenso
 def main() -> None:
     """Convert, compare, report."""
     source, target, shapes = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
-    function, owner = _concrete(source, shapes)
+    function, owner = _concrete(source, shapes, target.parent)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], owner)
     content = converter.convert()
     target.write_bytes(content)
