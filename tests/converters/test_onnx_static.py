@@ -78,8 +78,8 @@ def logits(path: Path, feeds, *, optimise: bool = True) -> np.ndarray:
 
 
 def test_every_layer_has_its_mode(text_int8, image_int8) -> None:
-    assert text_int8.counts == {"static": 10, "dynamic": 2, "float": 2, "embedding": 1}
-    assert image_int8.counts == {"static": 5, "dynamic": 0, "float": 0, "embedding": 0}
+    counts = [{kind: count for kind, count in one.counts.items() if count} for one in (text_int8, image_int8)]
+    assert counts == [{"static": 10, "dynamic": 2, "float": 2, "embedding": 1}, {"static": 5}]
     mode = layer_mode(TEXT, QuantizeSpec(ffn_output="float", embedding="float"))
     found = [mode(name) for name in ("words", "layers.3.ffn_out", "layers.3.ffn_in", "classifier", "head_dense")]
     assert found == [Mode.FLOAT, Mode.FLOAT, Mode.STATIC, Mode.FLOAT, Mode.FLOAT]
@@ -253,7 +253,7 @@ def test_embedding_rows_are_exact_to_numpy(text_int8, tmp_path) -> None:
 
 def test_static_ffn_output_and_float_embedding_can_be_asked_for(text_model, tmp_path) -> None:
     other = Int8(text_model, tmp_path / "x.onnx", TEXT, ffn_output="static", embedding="float")
-    assert other.counts == {"static": 12, "dynamic": 0, "float": 2, "embedding": 0}
+    assert {kind: count for kind, count in other.counts.items() if count} == {"static": 12, "float": 2}
 
 
 @pytest.mark.parametrize("kind", ["text", "image"])
