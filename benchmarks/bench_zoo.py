@@ -176,10 +176,11 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=64, help="calibration rows")
     parser.add_argument("--naive", action="store_true", help="no techniques; nothing is kept")
     parser.add_argument("--write", action="store_true", help="gather what is kept into benchmarks/results")
+    parser.add_argument("--gather", action="store_true", help="the same, and run nothing")
     given = parser.parse_args()
     torch.set_num_threads(1)
     _KEPT.mkdir(parents=True, exist_ok=True)
-    names = given.models or (_STRESS[given.stress][1] if given.stress else tuple(ZOO))
+    names = () if given.gather else given.models or (_STRESS[given.stress][1] if given.stress else tuple(ZOO))
     for name in names:
         for seed in given.seeds:
             figures = judge(name, seed, stress=given.stress, rows=given.rows, techniques=not given.naive)
@@ -189,9 +190,11 @@ def main() -> None:
                 kept = {"model": name, "seed": seed, "stress": given.stress, "figures": figures}
                 path = _KEPT / f"{'-'.join(filter(None, (name, given.stress, f's{seed}')))}.json"
                 path.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
-    if given.write:
+    if given.write or given.gather:
         write_result(
-            "zoo_int8", gathered(_KEPT), command="PYTHONPATH=benchmarks python benchmarks/bench_zoo.py --write"
+            "zoo_int8",
+            gathered(_KEPT),
+            command="PYTHONPATH=benchmarks python benchmarks/bench_zoo.py --write, also with --stress",
         )
 
 
