@@ -50,11 +50,21 @@ def test_calibration_rows_are_training_rows_drawn_by_the_seed(tmp_path) -> None:
     assert caught.value.code == "E0133"
 
 
+@pytest.mark.parametrize(("weights", "tried"), [("int8", True), ("int4", False)])
+def test_int8_weights_and_biases_are_refined_and_coded_weights_are_not(tmp_path, weights, tried) -> None:
+    artifacts = tiny_networks.student_artifacts(TEXT, tmp_path)
+    (tmp_path / "plan").mkdir()
+    PlanQuantisation(task=TEXT, how=QuantizeSpec(calibration_rows=6, weights=weights), seed=0).run(
+        artifacts, tmp_path / "plan"
+    )
+    artifacts[Kind.QUANT_PLAN] = tiny_networks.artifact(Kind.QUANT_PLAN, tmp_path / "plan")
+    names = {technique.name for technique in read_plan(artifacts).techniques}
+    assert ("round weights for outputs (GPTQ)" in names, "correct biases" in names) == (tried, tried)
+
+
 @pytest.mark.parametrize("task", [TEXT, IMAGE])
 def test_stages_write_one_plan_into_both_formats_and_say_what_they_did(tmp_path, task) -> None:
-    artifacts = given(task, tmp_path)
-    student = tiny_networks.write_teacher(tmp_path / "student", task=task)
-    artifacts[Kind.STUDENT_PRUNED] = tiny_networks.artifact(Kind.STUDENT_PRUNED, student)
+    artifacts = tiny_networks.student_artifacts(task, tmp_path)
     how = QuantizeSpec(calibration_rows=6)
     notes = {}
     for stage in (

@@ -146,6 +146,14 @@ def write_teacher(folder: Path, *, task: Task) -> Path:
     return folder
 
 
+def student_artifacts(task: Task, folder: Path) -> dict[Kind, Artifact]:
+    """Rows, teacher and student as the stages before quantisation leave them."""
+    artifacts = data_artifact(task, folder / "data")
+    for kind in (Kind.TEACHER, Kind.STUDENT_PRUNED):
+        artifacts[kind] = artifact(kind, write_teacher(folder / kind.value, task=task))
+    return artifacts
+
+
 def model_spec(task: Task, kind: SourceKind, location: str, **config: object) -> ModelSpec:
     source = TeacherSource(kind=kind, location=location, config=config)
     widths = (4,) if task is Task.IMAGE_CLASSIFICATION else ()

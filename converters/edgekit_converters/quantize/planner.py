@@ -139,7 +139,8 @@ class Planner:
             attempt = self._plan(copy.deepcopy(trial.best.graph), rows, ranges=self.ranges)
             trial.offer(f"{self.ranges} ranges", RANGE_SOURCES[self.ranges], attempt)
         others = without(rows, self._places(rows))  # a fit must not judge itself
-        for name, source, refine in _REFINEMENTS if self.finish is None else ():
+        # Coded weights have rounding methods of their own, which would undo what is fitted to these codes.
+        for name, source, refine in () if trial.best.plan.codes() else _REFINEMENTS:
             best = Planned(copy.deepcopy(trial.best.graph), trial.best.plan)
             if refine(best.graph, best.plan, others or rows):
                 trial.offer(name, source, best)
