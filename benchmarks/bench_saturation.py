@@ -23,7 +23,6 @@ from zoo.registry import load_trained
 from zoo.train import eval_logits
 
 from edgekit.recipe.spec import QuantizeSpec, Task
-from edgekit_converters.quantize.canonical import canonicalise
 from edgekit_converters.quantize.graph import kernel_kinds, layer_weights, trace
 from edgekit_converters.quantize.measure import as_rows
 from edgekit_converters.quantize.modes import layer_mode
@@ -32,6 +31,7 @@ from edgekit_converters.quantize.proof import read_onnx
 from edgekit_converters.quantize.saturation import SevenBit
 from edgekit_converters.quantize.saturation_report import prove_layers
 from edgekit_converters.quantize.write import write_onnx
+from edgekit_converters.ready.normalise import normalise
 from edgekit_runtime.statistics import sqnr_db
 
 _MODELS = ("minilm_demo", "plain_fashion")
@@ -55,7 +55,8 @@ def judge(name: str, emulator: Sequence[str], count: int) -> dict[str, object]:
     contract, reference = bench_zoo.contract_of(data), eval_logits(module, data)
     text = len(contract.inputs) == 2
     ready = module.eval() if text else bench_zoo.OneInput(module).eval()
-    graph = canonicalise(trace(ready, contract.example(), longest=contract.inputs[0].shape[1] if text else 0))
+    traced = trace(ready, contract.example(), longest=contract.inputs[0].shape[1] if text else 0)
+    graph = normalise(traced, [contract.example()]).graph
     chosen = np.sort(np.random.default_rng(0).permutation(len(data.train_targets))[:_CALIBRATION])
     calibration = bench_zoo.feeds_of(contract, data.train_inputs, [int(row) for row in chosen])
     task = Task.TEXT_CLASSIFICATION if text else Task.IMAGE_CLASSIFICATION

@@ -32,12 +32,12 @@ from edgekit.lanes import EngineLane
 from edgekit.recipe.spec import QuantizeSpec, Task
 from edgekit_converters.export.contract import ModelContract
 from edgekit_converters.export.tflite import tflite_contract
-from edgekit_converters.quantize.canonical import canonicalise
 from edgekit_converters.quantize.graph import trace
 from edgekit_converters.quantize.measure import as_rows
 from edgekit_converters.quantize.modes import layer_mode
 from edgekit_converters.quantize.planner import Planned, Planner
 from edgekit_converters.quantize.write import write_onnx, write_tflite
+from edgekit_converters.ready.normalise import normalise
 from edgekit_runtime.manifest import TensorSpec
 
 Feeds = dict[str, NDArray[np.generic]]
@@ -91,7 +91,7 @@ def plan_of(
     text = len(contract.inputs) == 2
     longest = contract.inputs[0].shape[1] if text else 0
     ready = module.eval() if text else OneInput(module).eval()
-    graph = canonicalise(trace(ready, contract.example(), longest=longest))
+    graph = normalise(trace(ready, contract.example(), longest=longest), [contract.example()]).graph
     chosen = np.sort(np.random.default_rng(0).permutation(len(data.train_targets))[:rows])
     calibration = feeds_of(contract, data.train_inputs, [int(i) for i in chosen])
     whole = model.kind == "cnn"

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from edgekit_converters.quantize.canonical import canonicalise
 from edgekit_converters.quantize.graph import layer_biases, layer_weights, layers, trace
 from edgekit_converters.quantize.measure import outputs, simulate
 from edgekit_converters.quantize.modes import Mode
 from edgekit_converters.quantize.planner import Planner
 from edgekit_converters.quantize.techniques.bias_correct import correct_biases
 from edgekit_converters.quantize.techniques.equalise import equalise, equalise_relu6
+from edgekit_converters.ready.normalise import normalise
 from edgekit_runtime.statistics import sqnr_db
 
 ATEN = torch.ops.aten
@@ -52,7 +52,7 @@ def uneven(module: nn.Module) -> nn.Module:
 
 
 def graph_of(module: nn.Module, shape=(1, 2, 6, 6)):
-    graph = canonicalise(trace(module, (torch.ones(shape),)))
+    graph = normalise(trace(module, (torch.ones(shape),)), [(torch.ones(shape),)]).graph
     generator = torch.manual_seed(1)
     return graph, [(torch.randn(shape, generator=generator),) for _ in range(16)]
 

@@ -13,7 +13,6 @@ from torch import nn
 from edgekit.lanes import EngineLane
 from edgekit_converters.export.contract import ModelContract
 from edgekit_converters.export.tflite import tflite_contract
-from edgekit_converters.quantize.canonical import canonicalise
 from edgekit_converters.quantize.graph import layer_biases, layer_weights, trace
 from edgekit_converters.quantize.measure import as_rows, outputs
 from edgekit_converters.quantize.modes import Mode
@@ -21,6 +20,7 @@ from edgekit_converters.quantize.planner import Planner
 from edgekit_converters.quantize.proof import prove, read_onnx, read_tflite
 from edgekit_converters.quantize.tflite_graph import TfliteGraph
 from edgekit_converters.quantize.write import write_onnx, write_tflite
+from edgekit_converters.ready.normalise import normalise
 from edgekit_runtime.errors import ConversionError
 from edgekit_runtime.manifest import TensorSpec
 from edgekit_runtime.statistics import sqnr_db
@@ -86,7 +86,7 @@ class Files:
         logits = TensorSpec(name="logits", tensor="logits", dtype="float32", shape=(1, 4))
         image = TensorSpec(name="image", tensor="image", dtype="float32", shape=shape)
         self.contract = ModelContract(inputs=(image,), outputs=(logits,))
-        graph = canonicalise(trace(make().eval(), self.contract.example()))
+        graph = normalise(trace(make().eval(), self.contract.example()), [self.contract.example()]).graph
         rng = np.random.default_rng(0)
         self.feeds = [{"image": rng.normal(size=shape).astype(np.float32)} for _ in range(16)]
         rows = as_rows(graph, self.feeds, trim=False)

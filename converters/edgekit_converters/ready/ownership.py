@@ -13,6 +13,7 @@ __all__ = ["name_layers", "unshare_constants"]
 
 _ATEN = torch.ops.aten
 _OURS = re.compile(r"_\d+$|_folded$|^value$")  # parts that a rewrite has named
+_WEIGHTED = (_ATEN.linear.default, _ATEN.conv2d.default)
 _OWNERS = (_ATEN.linear.default, _ATEN.conv2d.default, _ATEN.embedding.default, _ATEN.layer_norm.default)
 
 
@@ -20,7 +21,8 @@ def unshare_constants(graph: Graph) -> int:
     """Copy constants that several layers or norms read.
 
     Exporters store equal constants once, so that all layer norms that kept gamma 1 read one tensor; a technique that
-    scales the gamma of one norm would scale all of them.
+    scales the gamma of one norm would scale all of them. A layer that runs several times, as each step of a recurrent
+    network does, keeps its one weight and bias: techniques know that.
 
     Returns:
         Number of copies.
@@ -33,7 +35,7 @@ def unshare_constants(graph: Graph) -> int:
     copies = 0
     for target, places in uses.items():
         owners = [place for place in places if place[0].target in _OWNERS]
-        if len(places) < 2:
+        if len(places) < 2 or (len(owners) == len(places) and len({_layer(*place) for place in places}) == 1):
             continue
         for node, place in owners[1:] if len(owners) == len(places) else owners:
             held = parameter(graph, node.args[place])
@@ -47,6 +49,12 @@ def unshare_constants(graph: Graph) -> int:
     return copies
 
 
+def _layer(node: fx.Node, place: int) -> object:
+    """Give what calls of one layer have in common: operator, weight, and the place of the constant."""
+    weighted = node.target in _WEIGHTED
+    return (node.target, str(node.args[1].target), place) if weighted else node  # type: ignore[union-attr]
+
+
 def name_layers(graph: Graph) -> int:
     """Give each layer's weight the name ``weight`` under a path that no other layer has.
 
@@ -55,13 +63,18 @@ def name_layers(graph: Graph) -> int:
     """
     used = {str(node.target) for node in graph.graph.nodes if node.op == "get_attr"}
     taken: set[str] = set()
+    named: dict[str, fx.Node] = {}  # a layer that runs several times gets one name
     changed = 0
     for _, kind, node in list(layers(graph)):
         place = 0 if kind == "embedding" else 1
         weight: Any = node.args[place]
+        if weight.target in named:
+            node.args = (*node.args[:place], named[weight.target], *node.args[place + 1 :])
+            continue
         owner, _, part = str(weight.target).rpartition(".")
         if owner and layer_name(node) not in taken and not _OURS.search(part):
             taken.add(layer_name(node))
+            named[weight.target] = weight
             continue
         number, path = 2, owner or node.name
         while path in taken or f"{path}.weight" in used:
@@ -72,6 +85,7 @@ def name_layers(graph: Graph) -> int:
         with graph.graph.inserting_before(node):
             fresh = _weight(graph, path, held)
         node.args = (*node.args[:place], fresh, *node.args[place + 1 :])
+        named[weight.target] = fresh
         changed += 1
     graph.graph.eliminate_dead_code()
     graph.recompile()

@@ -14,6 +14,11 @@ __all__ = ["add_constant", "fold_constants", "plain_operators"]
 _ATEN = torch.ops.aten
 _CONV2D, _CONV1D = _ATEN.conv2d.default, _ATEN.conv1d.default
 _GROWTH_BYTES = 1 << 20  # a constant that grows by more than this when folded stays computed
+# In place or not: the respelling of the functional form comes later in the graph's order.
+_SUNK = (
+    *(_ATEN.batch_norm.default, _ATEN.relu.default, _ATEN.relu_.default),
+    *(_ATEN.hardtanh.default, _ATEN.hardtanh_.default, _ATEN.relu6.default, _ATEN.relu6_.default),
+)
 _NOTHING_DONE = (
     *(_ATEN.alias.default, _ATEN.detach.default, _ATEN.detach_.default, _ATEN.clone.default),
     *(_ATEN.contiguous.default, _ATEN.lift_fresh_copy.default, _ATEN.dropout.default, _ATEN.feature_dropout.default),
@@ -135,11 +140,34 @@ def _conv1d(graph: Graph, node: fx.Node) -> bool:
     set_tensor(graph, weight, held.unsqueeze(2))
     wide = [[1, *steps], [0, *padding], [1, *holes]]
     with graph.graph.inserting_before(node):
-        flat = graph.graph.call_function(_ATEN.unsqueeze.default, (x, 2))
+        flat = _unsqueezed(graph, x)
         conv = graph.graph.call_function(_CONV2D, (flat, weight, bias, *wide, groups))
         done = graph.graph.call_function(_ATEN.squeeze.dim, (conv, 2))
     node.replace_all_uses_with(done)
+    graph.graph.erase_node(node)
+    _sink(graph, done)
     return True
+
+
+def _unsqueezed(graph: Graph, source: fx.Node) -> fx.Node:
+    """Give ``source`` with a dimension 2 of size 1; the second of two convolutions reads the first as it is."""
+    if source.target is _ATEN.squeeze.dim and source.args[1] == 2:
+        before = source.args[0]
+        assert isinstance(before, fx.Node)
+        return before
+    return graph.graph.call_function(_ATEN.unsqueeze.default, (source, 2))
+
+
+def _sink(graph: Graph, flat: fx.Node) -> None:
+    """Move a squeeze behind what both engines fuse into the convolution: a batch norm, and an activation after it."""
+    while len(flat.users) == 1 and next(iter(flat.users)).target in _SUNK:
+        after = next(iter(flat.users))
+        after.replace_input_with(flat, flat.args[0])  # type: ignore[arg-type]
+        with graph.graph.inserting_after(after):
+            lower = graph.graph.call_function(_ATEN.squeeze.dim, (after, 2))
+        after.replace_all_uses_with(lower, delete_user_cb=lambda user, lower=lower: user is not lower)  # type: ignore[misc]
+        graph.graph.erase_node(flat)
+        flat = lower
 
 
 def _first_of(_: Graph, node: fx.Node) -> bool:
