@@ -37,6 +37,7 @@ __all__ = [
     "PackBundle",
     "PrepareData",
     "engine_lanes",
+    "model_entries",
     "npy_bytes",
     "read_parity",
     "tool_versions",
@@ -175,6 +176,19 @@ def read_parity(artifacts: Artifacts) -> ParityResult:
     return compare_lanes(logits, data.evaluation.targets, reference="torch")
 
 
+def model_entries(lanes: Sequence[EngineLane]) -> dict[Runtime, ModelEntry]:
+    """Describe for the manifest the model of each engine that a bundle holds."""
+    return {
+        engine_of(lane.name): ModelEntry(
+            member=MODEL_FILES[engine_of(lane.name)],
+            precision="int8" if lane.name.endswith("-int8") else "float32",
+            inputs=lane.inputs,
+            outputs=lane.outputs,
+        )
+        for lane in lanes
+    }
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackBundle:
     """Put models, preprocessing, goldens, evidence and provenance into one file."""
@@ -229,24 +243,15 @@ class PackBundle:
             members[SATURATION_FILE] = (artifacts[Kind.ONNX_INT8].path / SATURATION_FILE).read_bytes()
         if (teacher / TOKENIZER).is_file():
             members[TOKENIZER] = (teacher / TOKENIZER).read_bytes()
-        models: dict[Runtime, ModelEntry] = {}
         held = chosen_lanes(engine_lanes({kind: artifacts[kind] for kind in self.takes}), artifacts)
-        for lane in held:
-            engine = engine_of(lane.name)
-            members[MODEL_FILES[engine]] = lane.content()
-            models[engine] = ModelEntry(
-                member=MODEL_FILES[engine],
-                precision="int8" if lane.name.endswith("-int8") else "float32",
-                inputs=lane.inputs,
-                outputs=lane.outputs,
-            )
+        members |= {MODEL_FILES[engine_of(lane.name)]: lane.content() for lane in held}
         members |= _goldens(data, artifacts, [lane.name for lane in held])
         raw = pack(
             name=self.recipe.name,
             version=self.recipe.version,
             task=self.recipe.model.task.value,
             target=self.target,
-            models=models,
+            models=model_entries(held),
             members=members,
         )
         (into / BUNDLE_FILE).write_bytes(raw)

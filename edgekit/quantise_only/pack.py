@@ -15,12 +15,12 @@ from edgekit.lanes import LANES, MODEL_FILES, EngineLane, engine_of, run_engine_
 from edgekit.pipeline import Artifacts, Kind
 from edgekit.quantise_only.quantise import MODEL, form_lane
 from edgekit.quantise_only.stages import read_contract, read_feeds, read_task, run_graph_lane
-from edgekit.stages import BUNDLE_FILE, npy_bytes, tool_versions
+from edgekit.stages import BUNDLE_FILE, model_entries, npy_bytes, tool_versions
 from edgekit_converters.quantize.decisions import Format
 from edgekit_converters.quantize.plan import PLAN_FILE
 from edgekit_converters.quantize.saturation_report import SATURATION_FILE
 from edgekit_runtime.bundle import pack
-from edgekit_runtime.manifest import ModelEntry, Runtime, TaskName
+from edgekit_runtime.manifest import TaskName
 
 __all__ = ["CompareReady", "PackReady", "ready_lanes", "read_answers", "read_closeness"]
 
@@ -135,22 +135,13 @@ class PackReady:
         if "onnx" in self.formats:
             members[SATURATION_FILE] = (artifacts[Kind.ONNX_INT8].path / SATURATION_FILE).read_bytes()
         members |= self._plans(artifacts) | self._goldens(artifacts, lanes)
-        models: dict[Runtime, ModelEntry] = {}
-        for lane in lanes:
-            engine = engine_of(lane.name)
-            members[MODEL_FILES[engine]] = lane.content()
-            models[engine] = ModelEntry(
-                member=MODEL_FILES[engine],
-                precision="int8" if lane.name.endswith("int8") else "float32",
-                inputs=lane.inputs,
-                outputs=lane.outputs,
-            )
+        members |= {MODEL_FILES[engine_of(lane.name)]: lane.content() for lane in lanes}
         raw = pack(
             name=self.name,
             version="0.1.0",
             task=cast("TaskName", read_task(ready)),
             target=self.target,
-            models=models,
+            models=model_entries(lanes),
             members=members,
         )
         (into / BUNDLE_FILE).write_bytes(raw)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny_networks
 import torch
-from pair_network import ends, feeds, traced_pair
+from pair_network import ends, feeds
 from torch import nn
 
 from edgekit.pipeline import Kind
@@ -27,17 +27,6 @@ from edgekit_runtime.errors import ConversionError, UsageError
 
 METHODS = ("minmax", "percentile", "entropy", "mse")
 STATIC = layer_mode(Task.TEXT_CLASSIFICATION, QuantizeSpec(ffn_output="static"))
-
-
-@pytest.fixture(scope="module")
-def pair():
-    return traced_pair()
-
-
-@pytest.fixture(scope="module")
-def text():
-    graph = tiny_networks.traced(tiny_networks.text_classifier(scale=0.2))
-    return graph, as_rows(graph, tiny_networks.text_feeds(24, seed=1), trim=True)
 
 
 def test_ranges_and_peaks_are_those_of_the_values_by_hand(pair) -> None:

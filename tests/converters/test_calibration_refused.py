@@ -2,9 +2,8 @@
 
 import numpy as np
 import pytest
-import tiny_networks
 import torch
-from pair_network import ends, feeds, traced_pair
+from pair_network import ends, feeds
 from tiny_networks import LENGTH
 
 from edgekit_converters.quantize.calibration.watch import watch
@@ -14,17 +13,6 @@ from edgekit_converters.quantize.planner import Planner
 from edgekit_runtime.errors import ConversionError, UsageError
 
 METHODS = ("minmax", "percentile", "entropy", "mse")
-
-
-@pytest.fixture(scope="module")
-def pair():
-    return traced_pair()
-
-
-@pytest.fixture(scope="module")
-def text():
-    graph = tiny_networks.traced(tiny_networks.text_classifier(scale=0.2))
-    return graph, as_rows(graph, tiny_networks.text_feeds(24, seed=1), trim=True)
 
 
 @pytest.mark.parametrize("method", METHODS)

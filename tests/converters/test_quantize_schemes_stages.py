@@ -6,7 +6,6 @@ from pathlib import Path
 import onnx
 import pytest
 import tiny_networks
-import torch
 
 from edgekit.build import build_stages
 from edgekit.choice import ChooseModels
@@ -23,24 +22,11 @@ TEXT = Task.TEXT_CLASSIFICATION
 INT4 = QuantizeSpec(calibration_rows=6, weights="int4", embedding="int4", techniques=False)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def student(tmp_path) -> dict:
-    artifacts = tiny_networks.data_artifact(TEXT, tmp_path / "data")
-    for kind in (Kind.TEACHER, Kind.STUDENT_PRUNED):
-        folder = tiny_networks.write_teacher(tmp_path / kind.value, task=TEXT)
-        artifacts[kind] = tiny_networks.artifact(kind, folder)
-    return artifacts
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_the_plan_stage_takes_coded_layers_to_int8_for_a_bound_and_repeats_it(tmp_path) -> None:
-    artifacts, plans = student(tmp_path), []
+    artifacts, plans = tiny_networks.student_artifacts(TEXT, tmp_path), []
     for name, bound in (("free", None), ("bound", 26.0)):
         (tmp_path / name).mkdir()
         how = replace(INT4, min_sqnr_db=bound)
@@ -64,7 +50,7 @@ def test_the_plan_stage_takes_coded_layers_to_int8_for_a_bound_and_repeats_it(tm
 
 
 def test_stages_build_int4_with_gptq_in_both_formats(tmp_path) -> None:
-    artifacts = student(tmp_path)
+    artifacts = tiny_networks.student_artifacts(TEXT, tmp_path)
     how = replace(INT4, rounding="gptq", ffn_output="float")
     notes = {}
     for stage in (

@@ -4,7 +4,6 @@ import itertools
 
 import numpy as np
 import pytest
-import torch
 
 from edgekit_converters.quantize.rounding import AdaRound, adaround, gptq, hessian_of, output_error
 from edgekit_converters.quantize.schemes.blockwise import blockwise_integer
@@ -14,12 +13,7 @@ GRIDS = [(32, 4), (None, 4), (None, 8)]
 FAST = AdaRound(steps=150)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def layer(rows=12, columns=64, *, seed=0) -> tuple[np.ndarray, np.ndarray]:

@@ -10,6 +10,7 @@ from edgekit_converters.quantize.graph import Graph
 from edgekit_converters.quantize.measure import Row, outputs, simulate
 from edgekit_converters.quantize.modes import Mode
 from edgekit_converters.quantize.plan import LayerPlan, QuantPlan
+from edgekit_converters.quantize.search import fewest
 from edgekit_runtime.errors import QualityError
 
 __all__ = ["Bound", "Costs", "Found", "fastest"]
@@ -106,7 +107,7 @@ def fastest(graph: Graph, plan: QuantPlan, rows: Sequence[Row], costs: Costs, bo
     whole = score(_taken(first, moves))
     if not whole >= bound.least:
         raise _out_of_reach(bound, max(whole, reached), table)
-    count = _bisect(len(moves), lambda n: score(_taken(first, moves[:n])) >= bound.least)
+    count = fewest(len(moves), lambda n: score(_taken(first, moves[:n])) >= bound.least)
     final = _taken(first, moves[:count])
     moved = tuple(dict.fromkeys(move.layer for move in moves[:count]))
     return Found(plan=_assigned(plan, final, moved), moved=moved, reached=score(final), cost_ms=_total(final, table))
@@ -179,12 +180,3 @@ def _in_mode(layer: LayerPlan, mode: Mode, *, moved: bool) -> LayerPlan:
     why = "its fastest mode costs too much accuracy" if moved else f"{mode.value} was measured to be the fastest here"
     scales = () if mode is Mode.FLOAT else layer.weight_scales
     return replace(layer, mode=mode, why=why, weight_scales=scales, input=None, output=None)
-
-
-def _bisect(most: int, enough: Callable[[int], bool]) -> int:
-    """Give the smallest count from 1 to ``most`` that is enough, taking it that more never hurts."""
-    low, high = 1, most
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle + 1, high)
-    return low

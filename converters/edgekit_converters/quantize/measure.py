@@ -30,7 +30,7 @@ __all__ = [
 
 def outputs(graph: fx.GraphModule, rows: Iterable[Row]) -> NDArray[np.float64]:
     """Give the first output of each row in float, stacked: (rows, ...)."""
-    return _stack(fx.Interpreter(graph), rows)
+    return stack_outputs(fx.Interpreter(graph), rows)
 
 
 def simulate(
@@ -68,7 +68,7 @@ def simulate(
                 value = n.target(*arguments, **named)  # type: ignore[operator]
             return _on_grid(value, ends[n.name]) if n.name in ends else value
 
-    return _stack(Rounded(graph), rows)
+    return stack_outputs(Rounded(graph), rows)
 
 
 def rounded_weight(graph: fx.GraphModule, owner: fx.Graph, name: str, layer: LayerPlan) -> Tensor:
@@ -106,7 +106,8 @@ def _on_grid(x: Tensor, grid: Grid) -> Tensor:
     return codes.sub_(grid.zero_point).mul_(grid.scale)
 
 
-def _stack(run: fx.Interpreter, rows: Iterable[Row]) -> NDArray[np.float64]:
+def stack_outputs(run: fx.Interpreter, rows: Iterable[Row]) -> NDArray[np.float64]:
+    """Give the first output of each row, stacked: float64 (rows, ...)."""
     found = []
     with torch.no_grad():
         for row in rows:

@@ -13,7 +13,7 @@ from edgekit_converters.quantize.plan import LayerPlan, QuantPlan
 from edgekit_runtime.errors import QualityError
 from edgekit_runtime.statistics import sqnr_db
 
-__all__ = ["Searched", "Sensitivity", "relax", "sensitivity"]
+__all__ = ["Searched", "Sensitivity", "fewest", "relax", "sensitivity"]
 
 _LOOSER: dict[Mode, Mode] = {Mode.STATIC: Mode.DYNAMIC, Mode.DYNAMIC: Mode.FLOAT}
 
@@ -110,7 +110,7 @@ def relax(
         movable = [name for name in order if _can_move(plan.layer(name))]
         whole = score(_moved(plan, movable))
         if whole >= min_sqnr_db:
-            least = _bisect(len(movable), lambda n, p=plan, m=movable: score(_moved(p, m[:n])) >= min_sqnr_db)  # type: ignore[misc]
+            least = fewest(len(movable), lambda n, p=plan, m=movable: score(_moved(p, m[:n])) >= min_sqnr_db)  # type: ignore[misc]
             final = _moved(plan, movable[:least])
             changed = tuple(name for name in order if final.layer(name) != given.layer(name))
             return Searched(plan=final, relaxed=changed, sqnr_db=score(final))
@@ -146,7 +146,7 @@ def _looser(layer: LayerPlan) -> LayerPlan:
     return replace(layer, mode=mode, why=why, input=None, output=None)
 
 
-def _bisect(most: int, enough: Callable[[int], bool]) -> int:
+def fewest(most: int, enough: Callable[[int], bool]) -> int:
     """Give the smallest count from 1 to ``most`` that is enough, taking it that more never hurts."""
     low, high = 1, most
     while low < high:

@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from edgekit_converters.quantize.graph import Graph, parameter
 from edgekit_converters.quantize.grid import bias_codes, weight_grid
-from edgekit_converters.quantize.measure import Row
+from edgekit_converters.quantize.measure import Row, stack_outputs
 from edgekit_converters.quantize.whole_graph import VIEWS
 from edgekit_converters.quantize.whole_plan import TensorGrid, WholePlan
 from edgekit_runtime.errors import ConversionError
@@ -103,10 +103,4 @@ def simulate_whole(graph: Graph, plan: WholePlan, rows: Iterable[Row]) -> NDArra
     Raises:
         ConversionError: A tensor that a linear layer reads has no grid (E0801).
     """
-    run = IntegerRun(graph, plan)
-    found = []
-    with torch.no_grad():
-        for row in rows:
-            value = run.run(*row)
-            found.append((value[0] if isinstance(value, tuple) else value).numpy().astype(np.float64))
-    return np.concatenate(found)
+    return stack_outputs(IntegerRun(graph, plan), rows)

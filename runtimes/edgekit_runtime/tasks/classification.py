@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit_runtime.errors import BundleError
+from edgekit_runtime.tasks.embedding import vector_of
 
 __all__ = ["Prediction", "classify", "softmax"]
 
@@ -41,14 +41,7 @@ def classify(logits: NDArray[np.generic], labels: Sequence[str]) -> Prediction:
     Raises:
         BundleError: They hold NaN or infinity.
     """
-    row: NDArray[np.float32] = logits[0]
-    if not np.isfinite(row).all():
-        raise BundleError(
-            "E0911",
-            f"the model answered {row.tolist()[:8]}",
-            why="an output that is NaN or infinite is no answer",
-            fix="run `python -m edgekit_runtime selftest` on the bundle",
-        )
+    row = vector_of(logits)
     scores = tuple(softmax(row).tolist())
     index = int(row.argmax())
     return Prediction(labels[index], index, scores[index], scores)
