@@ -173,6 +173,14 @@ def test_techniques_are_kept_only_where_they_improve_the_simulated_model(loud) -
         assert technique.kept == (technique.sqnr_after_db > technique.sqnr_before_db + 0.1)
 
 
+@pytest.mark.parametrize(("rows", "judged"), [(1, 1), (2, 1), (7, 4), (256, 128), (1000, 128)])
+def test_no_more_than_half_of_the_rows_judge_and_they_are_spread(rows, judged) -> None:
+    chosen = Planner(mode=STATIC, whole_network=False).judged([(torch.tensor(i),) for i in range(rows)])
+    places = [int(row[0]) for row in chosen]
+    assert len(places) == judged
+    assert max(places) >= 0.8 * rows - 2  # 128 steps of 7 end at 889
+
+
 def test_technique_that_hurts_is_left_out(loud, monkeypatch) -> None:
     from edgekit_converters.quantize import planner
 

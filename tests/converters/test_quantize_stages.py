@@ -89,11 +89,9 @@ def test_stages_write_one_plan_into_both_formats_and_say_what_they_did(tmp_path,
 
 
 def test_plan_stage_relaxes_layers_for_a_bound_and_refuses_under_all_int8(tmp_path) -> None:
-    artifacts = given(TEXT, tmp_path)
-    student = tiny_networks.write_teacher(tmp_path / "student", task=TEXT)
-    artifacts[Kind.STUDENT_PRUNED] = tiny_networks.artifact(Kind.STUDENT_PRUNED, student)
+    artifacts = tiny_networks.student_artifacts(TEXT, tmp_path)
     (tmp_path / "plan").mkdir()
-    naive = QuantizeSpec(calibration_rows=6, ffn_output="static", techniques=False)
+    naive = QuantizeSpec(calibration_rows=12, ffn_output="static", techniques=False)
     bound = replace(naive, min_sqnr_db=40.0)
     note = PlanQuantisation(task=TEXT, how=bound, seed=0).run(artifacts, tmp_path / "plan")
     reached = float(re.search(r"left their fastest mode for ([\d.]+) dB", note)[1])

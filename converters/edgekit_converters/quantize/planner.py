@@ -98,7 +98,8 @@ class Planner:
         ranges: How a range is chosen from the values. Methods other than ``minmax`` are tried last and judged as
             techniques are; without techniques they are taken as asked for.
         resume: Where a calibration that was killed goes on from; None = it starts at the first row.
-        judged_rows: Rows of the calibration set that techniques are judged on; they are held in, not evaluation rows.
+        judged_rows: Most rows of the calibration set, and at most half of it, that techniques are judged on; they are held
+            in, not evaluation rows. Two logits of 32 rows were seen to be 3 dB off, and to leave out what brings 8 dB.
     """
 
     mode: Callable[[str], Mode]
@@ -108,7 +109,7 @@ class Planner:
     per_tensor: bool = False
     ranges: RangeMethod = "minmax"
     resume: Checkpoint | None = None
-    judged_rows: int = 32
+    judged_rows: int = 128
     bits: Literal[8, 16] = 8
     finish: Callable[[Graph, QuantPlan], QuantPlan] | None = None
 
@@ -152,7 +153,8 @@ class Planner:
         return rows[places.start : places.stop : places.step]
 
     def _places(self, rows: Sequence[Row]) -> range:
-        return range(0, len(rows), max(1, len(rows) // self.judged_rows))[: self.judged_rows]
+        step = max(2, len(rows) // self.judged_rows) if len(rows) > 1 else 1  # the other half is what a fit may see
+        return range(0, len(rows), step)[: self.judged_rows]
 
     def _plan(self, graph: Graph, rows: Sequence[Row], *, ranges: RangeMethod) -> Planned:
         def gridded(name: str) -> bool:
