@@ -173,7 +173,7 @@ def main() -> None:
     parser.add_argument("models", nargs="*", help="names; all if none is given")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--stress", choices=sorted(_STRESS), default="")
-    parser.add_argument("--rows", type=int, default=64, help="calibration rows")
+    parser.add_argument("--rows", type=int, default=QuantizeSpec().calibration_rows, help="calibration rows")
     parser.add_argument("--naive", action="store_true", help="no techniques; nothing is kept")
     parser.add_argument("--write", action="store_true", help="gather what is kept into benchmarks/results")
     parser.add_argument("--gather", action="store_true", help="the same, and run nothing")

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
-from tables import goals, minilm, peers, schemes
+from tables import goals, minilm, peers, schemes, zoo
 from tables.markdown import facts
 
 __all__ = ["PAGE", "TABLES", "filled"]
@@ -30,6 +30,8 @@ TABLES: Mapping[str, Callable[[], str]] = MappingProxyType(
         "peers failures": peers.failures,
         "peers recipes": peers.recipes,
         "peers facts": partial(facts, "peers"),
+        "zoo": zoo.drops,
+        "zoo facts": partial(facts, "zoo_int8"),
         "schemes": schemes.schemes,
         "schemes facts": partial(facts, "schemes"),
     }
