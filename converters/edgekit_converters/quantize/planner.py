@@ -98,8 +98,9 @@ class Planner:
         ranges: How a range is chosen from the values. Methods other than ``minmax`` are tried last and judged as
             techniques are; without techniques they are taken as asked for.
         resume: Where a calibration that was killed goes on from; None = it starts at the first row.
-        judged_rows: Most rows of the calibration set, and at most half of it, that techniques are judged on; they are held
-            in, not evaluation rows. Two logits of 32 rows were seen to be 3 dB off, and to leave out what brings 8 dB.
+        judged_rows: Most rows of the calibration set, and at most half of it, that techniques are judged on; they are
+            held in, not evaluation rows. Two logits of 32 rows were seen to be 3 dB off, and to leave out what brings
+            8 dB.
     """
 
     mode: Callable[[str], Mode]
