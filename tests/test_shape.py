@@ -198,6 +198,13 @@ def test_files_and_functions_are_short() -> None:
     assert not long
 
 
+def test_no_two_test_modules_share_a_name() -> None:
+    # pytest imports them by their bare names; the second of two is an error of the whole run.
+    names = [path.name for path in (ROOT / "tests").rglob("*.py") if path.name not in {"conftest.py", "__init__.py"}]
+    assert len(names) > 50
+    assert sorted(names) == sorted(set(names))
+
+
 def test_every_public_name_exists() -> None:
     wrong = []
     for module, path in MODULES.items():
