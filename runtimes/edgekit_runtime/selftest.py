@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from edgekit_runtime.bundle import Bundle
 from edgekit_runtime.engines.registry import get_engine
 from edgekit_runtime.errors import BundleError
+from edgekit_runtime.rows import IMAGES, golden_rows
 from edgekit_runtime.statistics import changed_decisions, is_constant, max_abs_difference, sqnr_db
 
 if TYPE_CHECKING:
@@ -109,13 +110,8 @@ def _raw_inputs(bundle: Bundle) -> "list[Input] | None":
     """Give what goes into preprocessing; None where there is none."""
     if bundle.manifest.task == "tensors":
         return None
-    if bundle.manifest.task == "image-classification":
-        return list(bundle.npy("golden/input.npy"))
-    golden = bundle.json("golden.json")
-    texts = golden.get("texts") if isinstance(golden, dict) else None
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise BundleError("E0518", "golden.json holds no texts")
-    return list(texts)
+    rows = golden_rows(bundle)
+    return list(rows.texts or rows.arrays[IMAGES])
 
 
 def _compare_tensors(model: "Model", raw: "list[Input]", tensors: dict[str, NDArray[np.generic]]) -> Check:

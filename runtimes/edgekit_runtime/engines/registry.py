@@ -27,6 +27,7 @@ class EngineRow:
         install: What to run when it is missing.
         proves_itself: The goldens are run at every load, because the engine is not the one that bundles are built with
             and may misread a file without a word.
+        kernels: Which kernels run, as far as it is known.
     """
 
     name: str
@@ -35,6 +36,7 @@ class EngineRow:
     distributions: tuple[str, ...]
     install: str
     proves_itself: bool = False
+    kernels: str = ""
 
     @property
     def installed(self) -> bool:
@@ -61,6 +63,7 @@ _ROWS = (
         module="onnxruntime",
         distributions=("onnxruntime", "onnxruntime-gpu"),
         install='pip install "edgekit-runtime[onnx]"',
+        kernels="CPU execution provider (MLAS)",
     ),
     EngineRow(
         name="litert",
@@ -68,6 +71,7 @@ _ROWS = (
         module="ai_edge_litert.interpreter",
         distributions=("ai-edge-litert",),
         install='pip install "edgekit-runtime[tflite]"',
+        kernels="XNNPACK, builtin where it has none",
     ),
     EngineRow(
         name="tflite-runtime",
