@@ -10,7 +10,7 @@ from edgekit.cache import Cache, Progress, default_root, run_stages
 from edgekit.choice import ChooseModels, chosen_lanes, read_choice
 from edgekit.kept import keep_lanes
 from edgekit.output_folder import publish, refuse, require_writable
-from edgekit.parity import Fault, judge
+from edgekit.parity.agreement import Fault, judge
 from edgekit.pipeline import Artifacts, Kind, Stage
 from edgekit.recipe.load import recipe_digest
 from edgekit.recipe.spec import Recipe, Task

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from edgekit.parity import Fault
+from edgekit.parity.agreement import Fault
 from edgekit_runtime.errors import QualityError, UsageError
 
 __all__ = ["publish", "refuse", "require_writable"]

@@ -18,7 +18,7 @@ from edgekit.lanes import (
     run_engine_lane,
     run_torch_lane,
 )
-from edgekit.parity import ParityResult, compare_lanes
+from edgekit.parity.agreement import ParityResult, compare_lanes
 from edgekit.recipe.spec import DataSource, DataSpec, ImageSpec, Task
 from edgekit_models.data.dataset import Rows
 from edgekit_runtime.bundle import Bundle, verify

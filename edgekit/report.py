@@ -10,7 +10,7 @@ import numpy as np
 from edgekit.bench import LaneTime
 from edgekit.lanes import engine_of, torch_dynamic_lane
 from edgekit.machine import machine
-from edgekit.parity import Agreement, ParityResult
+from edgekit.parity.agreement import Agreement, ParityResult
 from edgekit.pipeline import Artifacts, Kind
 from edgekit.recipe.spec import Recipe
 from edgekit_runtime.statistics import wilson_interval

@@ -23,7 +23,7 @@ from edgekit.lanes import (
     run_torch_lane,
     torch_dynamic_lane,
 )
-from edgekit.parity import ParityResult, compare_lanes
+from edgekit.parity.agreement import ParityResult, compare_lanes
 from edgekit.pipeline import Artifacts, Kind
 from edgekit.recipe.spec import Recipe, Task
 from edgekit_models.data.dataset import Dataset, read_dataset, save_dataset

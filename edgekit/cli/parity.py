@@ -13,8 +13,8 @@ from edgekit.recipe.spec import BudgetSpec
 from edgekit_runtime.errors import QualityError
 
 if TYPE_CHECKING:
-    from edgekit.closeness import Closeness, Limits
-    from edgekit.parity import Fault, ParityResult
+    from edgekit.parity.agreement import Fault, ParityResult
+    from edgekit.parity.closeness import Closeness, Limits
 
 __all__ = ["command"]
 
@@ -46,8 +46,8 @@ def command(
 
     Without --on, every lane. Without --data, the evaluation rows that the build kept beside the bundle.
     """
-    from edgekit.closeness import Limits
-    from edgekit.parity import judge
+    from edgekit.parity.agreement import judge
+    from edgekit.parity.closeness import Limits
     from edgekit.parity_run import DataOption, run_parity
     from edgekit.quantise_only.parity import came_ready, compare_ready
     from edgekit_runtime.bundle import verify
@@ -93,7 +93,7 @@ def _finish_ready(
 ) -> None:
     """Print what a bundle of a ready model lost, and judge it."""
     from edgekit.cli.quantise_only import CLOSENESS, closeness_cells
-    from edgekit.closeness import misses
+    from edgekit.parity.closeness import misses
 
     faults = [fault for lane, close in found.items() for fault in misses(lane, close, limits)]
     if as_json:

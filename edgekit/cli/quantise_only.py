@@ -12,7 +12,7 @@ from edgekit.recipe.units import Points
 from edgekit_runtime.errors import UsageError
 
 if TYPE_CHECKING:
-    from edgekit.closeness import Closeness
+    from edgekit.parity.closeness import Closeness
     from edgekit.quantise_only.build import LaneLine, QuantiseReport, QuantiseResult
 
 __all__ = ["CLOSENESS", "ONLY_OPTIONS", "closeness_cells", "quantise"]
@@ -22,6 +22,8 @@ ONLY_OPTIONS = (
     *("calibration", "evaluation", "text", "name"),
     *("max_length", "calibration_rows", "min_cosine", "max_changed"),
 )
+# Options that mean something for a recipe alone.
+_RECIPE_OPTIONS = ("max_drop", "trust_code", "offline")
 _DEFAULT_TARGET = "x86-64"
 
 
@@ -31,8 +33,14 @@ def quantise(
     """Run the command with the options of ``edgekit build``.
 
     Raises:
-        UsageError: There is no calibration file, or the bundle's name is not allowed (E0148, E0149).
+        UsageError: There is no calibration file, the bundle's name is not allowed, or an option is for recipes (E0148,
+            E0149, E0154).
     """
+    for key in _RECIPE_OPTIONS:
+        if more[key]:
+            option = f"--{key.replace('_', '-')}"
+            fix = "bounds here are --min-cosine and --max-changed" if key == "max_drop" else "leave it out"
+            raise UsageError("E0154", f"{option} goes with a recipe, not with --quantize-only", fix=fix)
     if more["calibration"] is None:
         raise UsageError(
             "E0148",
@@ -43,7 +51,7 @@ def quantise(
     if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
         fix = "name the bundle with --name: lower-case letters, digits and hyphens"
         raise UsageError("E0149", f"a bundle cannot be named {name!r}", fix=fix)
-    from edgekit.closeness import Limits
+    from edgekit.parity.closeness import Limits
     from edgekit.quantise_only.build import Wanted, quantise_only
 
     changed = points_option("--max-changed", more["max_changed"], Points(5.0))

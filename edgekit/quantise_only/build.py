@@ -10,10 +10,10 @@ from typing import Literal, cast
 from edgekit.bench import LaneTime, measure
 from edgekit.cache import Cache, Progress, default_root, run_stages
 from edgekit.choice import ChooseModels, chosen_lanes, read_choice
-from edgekit.closeness import Closeness, Limits, misses
 from edgekit.kept import keep_lanes
 from edgekit.machine import machine
 from edgekit.output_folder import publish, refuse, require_writable
+from edgekit.parity.closeness import Closeness, Limits, misses
 from edgekit.pipeline import Artifacts, Kind, Stage
 from edgekit.quantise_only.pack import CompareReady, PackReady, read_closeness, ready_lanes
 from edgekit.quantise_only.quantise import CHOSEN_FILE, QuantiseReady
@@ -25,6 +25,7 @@ from edgekit.targets import get_target
 from edgekit_converters.quantize.decisions import Decisions, Format, Planning, read_decisions
 from edgekit_converters.quantize.plan import PLAN_FILE, QuantPlan
 from edgekit_runtime.bundle import verify
+from edgekit_runtime.errors import UsageError
 
 __all__ = ["LaneLine", "QuantiseReport", "QuantiseResult", "Wanted", "quantise_only"]
 
@@ -32,6 +33,7 @@ _FORMATS: tuple[Format, ...] = ("onnx", "tflite")
 _INT8 = {"onnx": Kind.ONNX_INT8, "tflite": Kind.TFLITE_INT8}
 _OPSET = 20
 _TIMED_ROWS = 32
+_COLUMN, _MAX_LENGTH = "text", 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,10 +44,10 @@ class Wanted:
         model: Folder or file.
         calibration: File of rows.
         evaluation: File of other rows; None = every fourth calibration row is held out.
-        text: Column of the texts in a table.
+        text: Column of the texts in a table; None = ``text``.
         name: Of the bundle.
         out: Output folder.
-        max_length: Tokens a text.
+        max_length: Tokens a text; None = 64.
         calibration_rows: Most rows to calibrate on.
         limits: What int8 may lose.
         all_int8: Every layer static int8.
@@ -59,8 +61,8 @@ class Wanted:
     out: Path
     limits: Limits
     evaluation: Path | None = None
-    text: str = "text"
-    max_length: int = 64
+    text: str | None = None
+    max_length: int | None = None
     calibration_rows: int = 256
     all_int8: bool = False
     keep_int8: bool = False
@@ -137,12 +139,13 @@ def quantise_only(wanted: Wanted, *, target: str, progress: Progress) -> Quantis
     Raises:
         QualityError: int8 is not close enough (E0304), or cannot be with all layers static (E0303). There is no bundle;
             ``report.json`` and the lanes are there, for inspection.
+        UsageError: An option does not fit the model (E0155).
         EdgekitError: What reading the model and the stages raise.
     """
     bundle = wanted.out / f"{wanted.name}-{target}.edge"
     require_writable(wanted.out)
     with tempfile.TemporaryDirectory() as work:
-        source = open_source(wanted.model, max_length=wanted.max_length, work=Path(work))
+        source = _opened(wanted, Path(work))
         stages = _stages(wanted, source, target=target)
         artifacts = run_stages(stages, cache=Cache(root=default_root()), seed=0, progress=progress)
     packed = verify(artifacts[Kind.BUNDLE].path / BUNDLE_FILE)
@@ -165,10 +168,21 @@ def quantise_only(wanted: Wanted, *, target: str, progress: Progress) -> Quantis
     return QuantiseResult(bundle=bundle, digest=packed.digest, report=report)
 
 
+def _opened(wanted: Wanted, work: Path) -> Source:
+    """Open the model; options about texts are refused where it takes tensors, whose shapes its file says (E0155)."""
+    source = open_source(wanted.model, max_length=wanted.max_length or _MAX_LENGTH, work=work)
+    if source.task == "tensors":
+        for option, value in (("--max-length", wanted.max_length), ("--text", wanted.text)):
+            if value is not None:
+                why, fix = f"'{wanted.model.name}' takes tensors of fixed shapes", "leave it out"
+                raise UsageError("E0155", f"{option} goes with a model that takes texts", why=why, fix=fix)
+    return source
+
+
 def _stages(wanted: Wanted, source: Source, *, target: str) -> list[Stage]:
     preprocess, inputs = source.preprocess(), source.contract.inputs
     given, other = (
-        read_rows(path, inputs, preprocess=preprocess, column=wanted.text) if path else None
+        read_rows(path, inputs, preprocess=preprocess, column=wanted.text or _COLUMN) if path else None
         for path in (wanted.calibration, wanted.evaluation)
     )
     assert given is not None

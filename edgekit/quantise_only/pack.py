@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.choice import CHOICE_FILE, chosen_lanes
-from edgekit.closeness import Closeness, closeness
 from edgekit.lanes import LANES, MODEL_FILES, EngineLane, engine_of, run_engine_lane
+from edgekit.parity.closeness import Closeness, closeness
 from edgekit.pipeline import Artifacts, Kind
 from edgekit.quantise_only.quantise import MODEL, form_lane
 from edgekit.quantise_only.stages import read_contract, read_feeds, read_task, run_graph_lane

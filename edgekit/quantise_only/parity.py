@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit.closeness import Closeness, closeness
 from edgekit.kept import kept_lane
 from edgekit.lanes import LANES, TORCH_DYNAMIC, run_engine_lane
+from edgekit.parity.closeness import Closeness, closeness
 from edgekit.parity_run import bundle_lane
 from edgekit.pipeline import Artifact, Kind
 from edgekit.quantise_only.rows import RowSet, read_rows

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from edgekit.bench import measure
 from edgekit.choice import MARGIN
-from edgekit.closeness import Limits, closeness
 from edgekit.lanes import EngineLane, engine_of, run_engine_lane
 from edgekit.machine import machine
+from edgekit.parity.closeness import Limits, closeness
 from edgekit.pipeline import Artifacts, Kind
 from edgekit.quantise_only.rows import Feeds, RowSet
 from edgekit.quantise_only.stages import (

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgekit.closeness import Closeness, Limits
+from edgekit.parity.closeness import Closeness, Limits
 from edgekit.quantise_only.quantise import _best, _Tried
 from edgekit.quantise_only.stages import candidate_modes
 from edgekit_converters.quantize.cost import layer_costs

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from edgekit.closeness import Closeness, Limits, closeness, misses
+from edgekit.parity.closeness import Closeness, Limits, closeness, misses
 from edgekit_runtime.errors import UsageError
 
 SQUARE = np.array([[1.0, 0.0], [0.0, 2.0], [3.0, 3.0], [1.0, 0.1]])

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from edgekit.parity import compare_lanes, judge
+from edgekit.parity.agreement import compare_lanes, judge
 from edgekit.recipe.spec import BudgetSpec
 from edgekit.recipe.units import Points
 

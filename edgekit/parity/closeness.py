@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.parity import FLOAT_SQNR_DB, Fault
+from edgekit.parity.agreement import FLOAT_SQNR_DB, Fault
 from edgekit_runtime import statistics
 from edgekit_runtime.errors import UsageError
 
