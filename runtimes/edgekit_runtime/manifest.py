@@ -177,7 +177,8 @@ class ModelEntry:
 
     Attributes:
         member: Its name in the bundle.
-        precision: ``float32`` when the build kept the float model.
+        precision: ``float32`` when the build kept the float model, ``int8`` when it quantised it; the plan says which
+            weights have fewer bits and which activations have 16.
         inputs: In the order of the model contract of the task.
         outputs: Likewise.
     """

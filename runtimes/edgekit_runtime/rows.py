@@ -104,13 +104,16 @@ def golden_rows(bundle: Bundle) -> RawRows:
     Raises:
         BundleError: It carries none (E0518).
     """
+    try:
+        return _golden(bundle)
+    except (KeyError, TypeError, UsageError) as error:
+        raise BundleError("E0518", "the bundle holds no goldens to run", why=str(error)) from None
+
+
+def _golden(bundle: Bundle) -> RawRows:
     if bundle.manifest.task == "tensors":
         names = [spec.name for spec in next(iter(bundle.manifest.models.values())).inputs]
         return RawRows(arrays={name: bundle.npy(f"golden/{name}.npy") for name in names})
     if bundle.manifest.task == "image-classification":
         return RawRows(arrays={IMAGES: bundle.npy("golden/input.npy")})
-    golden = bundle.json("golden.json")
-    try:
-        return RawRows(texts=_texts(cast("Mapping[str, object]", golden)["texts"]))
-    except (KeyError, TypeError, UsageError):
-        raise BundleError("E0518", "golden.json holds no texts") from None
+    return RawRows(texts=_texts(cast("Mapping[str, object]", bundle.json("golden.json"))["texts"]))
