@@ -25,7 +25,7 @@ from peers.work import DEFAULT_WORK
 from record import write_result
 
 from edgekit.bench import measure
-from edgekit.lanes import EngineLane
+from edgekit.lanes.local import EngineLane
 from edgekit_converters.export.onnx import export_module_onnx
 from edgekit_converters.export.tflite import export_module_tflite
 from edgekit_converters.quantize.affine import separate_affine

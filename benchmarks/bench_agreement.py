@@ -31,8 +31,8 @@ from zoo.registry import get_model, load_trained
 from zoo.train import eval_logits
 
 from edgekit.kept import kept_lane
-from edgekit.lanes import EngineLane, run_torch_lane
-from edgekit.parity_run import bundle_lane
+from edgekit.lanes.local import EngineLane, run_torch_lane
+from edgekit.lanes.models import bundle_lane
 from edgekit_converters.quantize.plan import PLAN_FILE, QuantPlan
 from edgekit_converters.quantize.proof import Stamped, read_onnx, read_tflite
 from edgekit_converters.quantize.tflite_graph import TfliteGraph

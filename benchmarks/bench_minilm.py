@@ -22,7 +22,7 @@ from peers.work import DEFAULT_WORK, SEQUENCES, Rows
 from record import write_result
 
 from edgekit.bench import LaneTime, measure
-from edgekit.lanes import EngineLane
+from edgekit.lanes.local import EngineLane
 from edgekit_converters.export.contract import ModelContract
 from edgekit_converters.export.onnx import export_module_onnx
 from edgekit_converters.export.tflite import export_module_tflite, tflite_contract

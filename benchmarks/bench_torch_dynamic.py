@@ -19,7 +19,7 @@ from zoo.registry import load_trained
 from zoo.rows import ZooData
 
 from edgekit.bench import measure
-from edgekit.lanes import Feeds, Runs
+from edgekit.lanes.local import Feeds, Runs
 from edgekit_converters.quantize.torch_dynamic import quantize_torch_dynamic, serialised_bytes
 
 _MODELS = ("minilm_demo", "vit_fashion", "lstm_keywords", "gru_fashion", "conv_gru_keywords")

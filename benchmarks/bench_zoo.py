@@ -28,7 +28,7 @@ from zoo.rows import ZooData
 from zoo.stress import stress_conv_ranges, stress_layernorm
 from zoo.train import eval_logits
 
-from edgekit.lanes import EngineLane
+from edgekit.lanes.local import EngineLane
 from edgekit.recipe.spec import QuantizeSpec, Task
 from edgekit_converters.export.contract import ModelContract
 from edgekit_converters.export.tflite import tflite_contract

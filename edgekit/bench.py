@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.lanes import EngineLane, Lane, torch_dynamic_lane
+from edgekit.lanes.local import EngineLane, Lane, torch_dynamic_lane
 from edgekit.pipeline import Artifacts, Kind
 
 __all__ = ["LaneTime", "measure", "time_lanes", "timed_rows", "yardsticks"]

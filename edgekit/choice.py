@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.bench import measure
-from edgekit.lanes import EngineLane
+from edgekit.lanes.local import EngineLane
 from edgekit.machine import machine
 from edgekit.pipeline import Artifacts, Kind
 from edgekit_converters.quantize.decisions import Decisions, Format

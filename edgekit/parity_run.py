@@ -2,31 +2,21 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
 
 from edgekit.kept import kept_lane
-from edgekit.lanes import (
-    LANES,
-    MODEL_FILES,
-    TORCH_DYNAMIC,
-    EngineLane,
-    Lane,
-    TorchDynamicLane,
-    engine_of,
-    run_engine_lane,
-    run_torch_lane,
-)
+from edgekit.lanes.local import LANES, TORCH_DYNAMIC, run_engine_lane, run_torch_lane
+from edgekit.lanes.models import bundle_lane
 from edgekit.parity.agreement import ParityResult, compare_lanes
 from edgekit.recipe.spec import DataSource, DataSpec, ImageSpec, Task
 from edgekit_models.data.dataset import Rows
 from edgekit_runtime.bundle import Bundle, verify
 from edgekit_runtime.errors import UsageError
-from edgekit_runtime.manifest import TensorSpec
 from edgekit_runtime.model import open_preprocess
 
-__all__ = ["DataOption", "bundle_lane", "run_parity"]
+__all__ = ["DataOption", "run_parity"]
 
 _FileKind = Literal["csv", "jsonl", "parquet", "npz"]
 _SUFFIXES: Mapping[str, _FileKind] = {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet", ".npz": "npz"}
@@ -85,42 +75,6 @@ def run_parity(
                 else run_engine_lane(bundle_lane(bundle, path, name), feeds)
             )
     return compare_lanes(logits, rows.targets, reference=reference), warnings
-
-
-def bundle_lane(bundle: Bundle, path: Path, name: str) -> Lane:
-    """Give a lane of a bundle that can be timed: from its members what it holds, all else from what the build kept.
-
-    Raises:
-        MissingError: A lane that is neither in the bundle nor kept.
-        UsageError: The bundle has no model of that format.
-    """
-    if name == TORCH_DYNAMIC:
-        return TorchDynamicLane(student=kept_lane(path, "torch"))
-    engine = engine_of(name)
-    entry = bundle.manifest.models.get(engine)
-    if name.endswith("-int8") and entry is None:
-        raise UsageError("E0127", f"{path.name} holds no model for {engine}, so it has no lane {name}")
-    if entry is not None and entry.precision == ("int8" if name.endswith("-int8") else "float32"):
-        content = bundle.read(entry.member)
-        return EngineLane(name=name, engine=engine, model=content, inputs=entry.inputs, outputs=entry.outputs)
-    inputs, outputs = _logical(bundle)
-    file = kept_lane(path, name) / MODEL_FILES[engine]
-    if engine == "litert":
-        from edgekit_converters.export.contract import ModelContract
-        from edgekit_converters.export.tflite import tflite_contract
-
-        contract = tflite_contract(ModelContract(inputs=inputs, outputs=outputs), file)
-        inputs, outputs = contract.inputs, contract.outputs
-    return EngineLane(name=name, engine=engine, model=file, inputs=inputs, outputs=outputs)
-
-
-def _logical(bundle: Bundle) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """Give inputs and outputs under the names of the model contract, as an ONNX file has them."""
-    entry = next(iter(bundle.manifest.models.values()))
-    inputs, outputs = (
-        tuple(replace(spec, tensor=spec.name) for spec in side) for side in (entry.inputs, entry.outputs)
-    )
-    return inputs, outputs
 
 
 def _rows(bundle: Bundle, path: Path, data: DataOption | None) -> tuple[Rows, tuple[str, ...]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from edgekit.bench import LaneTime
-from edgekit.lanes import engine_of, torch_dynamic_lane
+from edgekit.lanes.local import engine_of, torch_dynamic_lane
 from edgekit.machine import machine
 from edgekit.parity.agreement import Agreement, ParityResult
 from edgekit.pipeline import Artifacts, Kind

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.choice import CHOICE_FILE, chosen_lanes
-from edgekit.lanes import (
+from edgekit.lanes.local import (
     LANES,
     MODEL_FILES,
     EngineLane,

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from edgekit.cli.output import bundle_argument, json_option, print_json, print_table
-from edgekit.lanes import LANES, engine_of
+from edgekit.lanes.local import LANES, engine_of
 
 __all__ = ["command"]
 
@@ -21,8 +21,8 @@ _ENGINE_LANES = tuple(name for name in LANES if name != "torch")
 def command(bundle: str, lanes: tuple[str, ...], rounds: int, as_json: bool) -> None:
     """Measure the CPU time of one inference of BUNDLE: one thread, the lanes in turn, on the bundle's own goldens."""
     from edgekit.bench import measure
+    from edgekit.lanes.models import bundle_lane
     from edgekit.machine import machine
-    from edgekit.parity_run import bundle_lane
     from edgekit_runtime.bundle import verify
 
     path = Path(bundle)

@@ -8,7 +8,7 @@ import click
 
 from edgekit.cli.bounds import points_option
 from edgekit.cli.output import bundle_argument, json_option, print_json, print_table
-from edgekit.lanes import LANES
+from edgekit.lanes.local import LANES
 from edgekit.recipe.spec import BudgetSpec
 from edgekit_runtime.errors import QualityError
 

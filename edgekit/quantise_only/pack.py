@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.choice import CHOICE_FILE, chosen_lanes
-from edgekit.lanes import LANES, MODEL_FILES, EngineLane, engine_of, run_engine_lane
+from edgekit.lanes.local import LANES, MODEL_FILES, EngineLane, engine_of, run_engine_lane
 from edgekit.parity.closeness import Closeness, closeness
 from edgekit.pipeline import Artifacts, Kind
 from edgekit.quantise_only.quantise import MODEL, form_lane

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from edgekit.kept import kept_lane
-from edgekit.lanes import LANES, TORCH_DYNAMIC, run_engine_lane
+from edgekit.lanes.local import LANES, TORCH_DYNAMIC, run_engine_lane
+from edgekit.lanes.models import bundle_lane
 from edgekit.parity.closeness import Closeness, closeness
-from edgekit.parity_run import bundle_lane
 from edgekit.pipeline import Artifact, Kind
 from edgekit.quantise_only.rows import RowSet, read_rows
 from edgekit.quantise_only.stages import read_feeds, run_graph_lane

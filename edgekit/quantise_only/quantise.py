@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgekit.bench import measure
 from edgekit.choice import MARGIN
-from edgekit.lanes import EngineLane, engine_of, run_engine_lane
+from edgekit.lanes.local import EngineLane, engine_of, run_engine_lane
 from edgekit.machine import machine
 from edgekit.parity.closeness import Limits, closeness
 from edgekit.pipeline import Artifacts, Kind

@@ -10,7 +10,7 @@ from torch import nn
 
 from edgekit_converters.export.contract import ModelContract
 from edgekit_converters.ready.load import load_ready
-from edgekit_converters.ready.model import ReadyModel
+from edgekit_converters.ready.model import ReadyModel, ReadyOnnx
 from edgekit_models.preprocess import PREPROCESS, TOKENIZER, text_preprocess
 from edgekit_models.sentence_folder import read_sentence_folder
 from edgekit_runtime.errors import MissingError, UsageError
@@ -74,12 +74,14 @@ def open_source(path: Path, *, max_length: int, work: Path) -> Source:
         return _text_source(path, max_length)
     found = load_ready(path, work=work)
     if not isinstance(found, ReadyModel):
-        why = getattr(found, "why_no_tflite", "") or getattr(found, "why_no_onnx", "")
+        onnx = isinstance(found, ReadyOnnx)
+        call = "quantize_ready_onnx" if onnx else "quantize_ready_tflite"
         raise UsageError(
             "E0146",
             f"'{path.name}' has no PyTorch form that a plan can be made for",
-            why=why,
-            fix="export it from PyTorch as .pt2, or to ONNX with plain operators",
+            why=found.why_no_tflite if isinstance(found, ReadyOnnx) else found.why_no_onnx,
+            fix=f"quantise it without a plan from Python: edgekit_converters.ready.{'onnx' if onnx else 'tflite'}_only."
+            f"{call}, see docs/import.md; or export it from PyTorch as .pt2",
         )
     return Source(
         module=found.module,

@@ -14,6 +14,7 @@ __all__ = [
     "accuracy",
     "changed_decisions",
     "cosine",
+    "decisions",
     "has_nan",
     "is_constant",
     "max_abs_difference",
@@ -83,7 +84,7 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     return 0.0 if successes == 0 else centre - half, 1.0 if successes == trials else centre + half
 
 
-def _decisions(logits: _Array) -> NDArray[np.intp]:
+def decisions(logits: _Array) -> NDArray[np.intp]:
     """Index of the largest logit per row; -1 for a row with NaN, which decides nothing."""
     values = np.asarray(logits, np.float64)
     if values.ndim != 2 or values.size == 0:
@@ -98,15 +99,15 @@ def accuracy(logits: _Array, targets: _Array) -> float:
         logits: (N, C).
         targets: (N,), class indices from 0.
     """
-    decisions, wanted = _decisions(logits), np.asarray(targets)
-    if wanted.shape != decisions.shape:
-        raise UsageError("E0920", f"{len(decisions)} rows of logits need as many targets, not {wanted.shape}")
-    return float((decisions == wanted).mean())
+    found, wanted = decisions(logits), np.asarray(targets)
+    if wanted.shape != found.shape:
+        raise UsageError("E0920", f"{len(found)} rows of logits need as many targets, not {wanted.shape}")
+    return float((found == wanted).mean())
 
 
 def changed_decisions(reference: _Array, measured: _Array) -> int:
     """Rows of (N, C) logits whose largest entry moved; a row with NaN on either side counts as changed."""
-    a, b = (_decisions(array) for array in _pair(reference, measured))
+    a, b = (decisions(array) for array in _pair(reference, measured))
     return int(((a != b) | (a < 0) | (b < 0)).sum())
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgekit.lanes import EngineLane
+from edgekit.lanes.local import EngineLane
 from edgekit_converters.export.contract import ModelContract
 from edgekit_converters.export.tflite import tflite_contract
 from edgekit_converters.quantize.graph import layer_biases, layer_weights, trace

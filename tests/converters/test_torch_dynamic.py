@@ -6,7 +6,7 @@ import tiny_networks
 import torch
 from torch import nn
 
-from edgekit.lanes import TORCH_DYNAMIC, TorchDynamicLane, torch_dynamic_lane
+from edgekit.lanes.local import TORCH_DYNAMIC, TorchDynamicLane, torch_dynamic_lane
 from edgekit.recipe.spec import Task
 from edgekit_converters.quantize.torch_dynamic import quantize_torch_dynamic, serialised_bytes
 

@@ -8,7 +8,7 @@ import pytest
 from edgekit import choice
 from edgekit.bench import LaneTime
 from edgekit.choice import ChooseModels, chosen_lanes, faster, read_choice
-from edgekit.lanes import EngineLane
+from edgekit.lanes.local import EngineLane
 from edgekit.pipeline import Artifact, Kind
 from edgekit_converters.quantize.decisions import Decisions
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit_runtime.engines.base import InputCheck, check_signature
+from edgekit_runtime.engines.registry import EngineRow
 from edgekit_runtime.errors import BundleError, UsageError
 from edgekit_runtime.manifest import TensorSpec
 
@@ -68,20 +69,21 @@ class LiteRtEngine:
         outputs: Sequence[TensorSpec],
         *,
         threads: int,
-        name: str = "litert",
-        module: str = "ai_edge_litert.interpreter",
-        version: str = "",
+        row: EngineRow,
     ) -> None:
-        self.name: Final = name
-        self.version: Final = version
-        library = importlib.import_module(module)
+        self.name: Final = row.name
+        self.version: Final = row.version
+        library = importlib.import_module(row.module)
+        options = {"num_threads": threads}
+        if not row.delegates:
+            options["experimental_op_resolver_type"] = library.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
         # The interpreter keeps pointers into the file, so the bytes must live as long as it does.
         self._model: bytes | None = model
         try:
-            interpreter = cast("_Interpreter", library.Interpreter(model_content=model, num_threads=threads))
+            interpreter = cast("_Interpreter", library.Interpreter(model_content=model, **options))
             interpreter.allocate_tensors()
         except Exception as error:
-            raise BundleError("E0513", f"{name} refuses the model", why=str(error)) from error
+            raise BundleError("E0513", f"{row.name} refuses the model", why=str(error)) from error
         found_inputs = _tensors(interpreter.get_input_details())
         found_outputs = _tensors(interpreter.get_output_details())
         check_signature(inputs, _signature(found_inputs, inputs), "input")

@@ -28,6 +28,8 @@ class EngineRow:
         proves_itself: The goldens are run at every load, because the engine is not the one that bundles are built with
             and may misread a file without a word.
         kernels: Which kernels run, as far as it is known.
+        delegates: Let XNNPACK take the operators that it can; off, LiteRT's own kernels answer, as they do on a device
+            whose build has no XNNPACK.
     """
 
     name: str
@@ -37,6 +39,7 @@ class EngineRow:
     install: str
     proves_itself: bool = False
     kernels: str = ""
+    delegates: bool = True
 
     @property
     def installed(self) -> bool:
@@ -72,6 +75,15 @@ _ROWS = (
         distributions=("ai-edge-litert",),
         install='pip install "edgekit-runtime[tflite]"',
         kernels="XNNPACK, builtin where it has none",
+    ),
+    EngineRow(
+        name="litert-builtin",
+        runtime="litert",
+        module="ai_edge_litert.interpreter",
+        distributions=("ai-edge-litert",),
+        install='pip install "edgekit-runtime[tflite]"',
+        kernels="builtin, without XNNPACK",
+        delegates=False,
     ),
     EngineRow(
         name="tflite-runtime",
@@ -160,4 +172,4 @@ def open_engine(
         return OnnxRuntimeEngine(model, inputs, outputs, threads=threads)
     from edgekit_runtime.engines.litert import LiteRtEngine
 
-    return LiteRtEngine(model, inputs, outputs, threads=threads, name=row.name, module=row.module, version=row.version)
+    return LiteRtEngine(model, inputs, outputs, threads=threads, row=row)
