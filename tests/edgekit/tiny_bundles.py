@@ -61,6 +61,19 @@ COVERAGE = {
 }
 
 
+def _goldens():
+    """'good film' and 'bad film': [CLS] WORD film [SEP] and four [PAD]."""
+    ids = np.array([[2, 4, 6, 3, 0, 0, 0, 0], [2, 5, 6, 3, 0, 0, 0, 0]], np.int32)
+    logits = _npy(np.array([[0, 1], [1, 0]], np.float32))
+    return {
+        "golden.json": b'{"texts":["good film","bad film"]}',
+        "golden/input_ids.npy": _npy(ids),
+        "golden/attention_mask.npy": _npy((ids > 0).astype(np.int32)),
+        "golden/onnxruntime.npy": logits,
+        "golden/reference.npy": logits,
+    }
+
+
 def write_text_bundle(path):
     """'good' adds 1 to the logit of `positive`, 'bad' to that of `negative`; all other words add nothing."""
     table = np.zeros((len(WORDS), 2), np.float32)
@@ -98,6 +111,7 @@ def write_text_bundle(path):
             "provenance.json": b'{"seed":0}',
             "saturation.json": json.dumps(SUMS).encode(),
             "coverage.json": json.dumps(COVERAGE).encode(),
+            **_goldens(),
             "licence.txt": b"Apache-2.0\n",
         },
     )
