@@ -36,6 +36,7 @@ COMMANDS: Mapping[str, Row] = MappingProxyType(
         "run": Row("run", "Run a bundle on texts or images."),
         "parity": Row("parity", "Compare the lanes of a bundle on the same rows."),
         "bench": Row("bench", "Measure the CPU time per inference of a bundle."),
+        "emulator": Row("emulator", "Prepare emulated ARM cores, on which parity can run a bundle."),
         "inspect": Row("inspect", "Show what is inside a bundle."),
         "verify": Row("verify", "Check every byte of a bundle."),
     }
