@@ -176,7 +176,7 @@ def text_classifier_from(
         raise UsageError(
             "E0270",
             f"max_length is {max_length}, but the model in {name} knows {known} positions",
-            fix=f"set model.student.max_length to {known} or less",
+            fix=f"set model.student.max_length, or --max-length of --quantize-only, to {known} or less",
         )
     size = LayerConfig(heads=raw[family.config["heads"]], ffn=raw[family.config["ffn"]])
     config = TextConfig(
@@ -210,7 +210,7 @@ def _family(raw: Mapping[str, object], model: str) -> Family:
             "E0701",
             f"the model in {model} is of type {kind or 'unknown'!r}",
             why=f"its layers can be read for {', '.join(FAMILIES)}",
-            fix="choose a teacher of one of these types",
+            fix="choose a model of one of these types",
         )
     family = FAMILIES[kind]
     lacking = [key for key in family.config.values() if key not in raw]
@@ -228,7 +228,7 @@ def _family(raw: Mapping[str, object], model: str) -> Family:
             f"the model in {model} uses activation {activation!r} and "
             f"{raw.get('position_embedding_type', 'absolute')} positions",
             why=f"known are the activations {', '.join(_ACTIVATIONS)} with absolute positions",
-            fix="choose another teacher",
+            fix="choose another model",
         )
     return family
 

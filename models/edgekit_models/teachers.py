@@ -12,7 +12,7 @@ from types import MappingProxyType
 from edgekit.recipe.spec import SourceKind, TeacherSource
 from edgekit_models.files import check_sha256, file_sha256, find_file, find_package_folder, near, package_title
 from edgekit_models.hub import download_snapshot
-from edgekit_models.weights import check_safetensors, refuse_pickle
+from edgekit_models.weights import check_safetensors, refuse_pickle, require_file, weight_files
 from edgekit_runtime.errors import MissingError, UsageError
 
 __all__ = ["TeacherFiles", "resolve_teacher"]
@@ -169,9 +169,9 @@ def _transformers(source: TeacherSource, root: Path, *, description: str) -> Tea
             fix="correct 'subfolder' in the recipe",
         )
     names = sorted(entry.name for entry in root.iterdir() if entry.is_file())
-    _require(root, names, "config.json", title=description, why="a transformers folder describes its model in it")
-    shards = _weight_files(root, names, title=description)
-    _require(
+    require_file(root, names, "config.json", title=description, why="a transformers folder describes its model in it")
+    shards = weight_files(root, names, title=description)
+    require_file(
         root,
         names,
         "tokenizer.json",
@@ -186,43 +186,6 @@ def _transformers(source: TeacherSource, root: Path, *, description: str) -> Tea
     return TeacherFiles(
         path=root, factory=None, licence=source.licence, description=description, digest=_digest(files, source.config)
     )
-
-
-def _weight_files(root: Path, names: list[str], *, title: str) -> list[str]:
-    if "model.safetensors" in names:
-        return ["model.safetensors"]
-    index = "model.safetensors.index.json"
-    if index in names:
-        try:
-            shards = sorted(set(json.loads((root / index).read_bytes())["weight_map"].values()))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UsageError(
-                "E0252",
-                f"{index} of {title} is damaged",
-                why=f"{type(error).__name__}: {error}",
-                fix="fetch the model again",
-            ) from error
-        for name in shards:
-            if not isinstance(name, str) or Path(name).name != name:
-                raise UsageError(
-                    "E0252", f"{index} of {title} names the odd file {name!r}", fix="fetch the model again"
-                )
-            _require(root, names, name, title=title, why=f"{index} names it")
-        return shards
-    for name in names:
-        refuse_pickle(root / name, title=f"{name} of {title}")
-    return [_require(root, names, "model.safetensors", title=title, why="weights are read from safetensors files only")]
-
-
-def _require(root: Path, names: list[str], name: str, *, title: str, why: str, fix: str = "") -> str:
-    if name not in names:
-        raise MissingError(
-            "E0253",
-            f"{title} has no {name}{near(name, names)}",
-            why=f"{why}; the folder {root.name!r} holds {', '.join(names[:12]) or 'no files'}",
-            fix=fix or "name a complete folder, as save_pretrained(folder) writes it",
-        )
-    return name
 
 
 def _check_named(source: TeacherSource, files: Mapping[str, Path]) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from edgekit_models.sentence_folder import read_sentence_folder
-from edgekit_runtime.errors import ConversionError, MissingError
+from edgekit_runtime.errors import ConversionError, MissingError, UsageError
 
 SIZES = {
     "vocab_size": 30,
@@ -117,3 +117,31 @@ def test_a_folder_without_a_tokenizer_says_what_it_lacks(bert) -> None:
         read_sentence_folder(bert[0], max_length=6)
     assert caught.value.code == "E0614"
     assert "tokenizer.json" in caught.value.what
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "code"),
+    [
+        ("config.json", b'{"model_type": ', "E0155"),
+        ("config.json", b"[1]", "E0155"),
+        ("config.json", b"\xff\xfe", "E0155"),
+        ("modules.json", b'{"a": 1}', "E0155"),
+        ("modules.json", b'["Pooling"]', "E0709"),
+        ("model.safetensors", b"\0" * 5000, "E0243"),
+    ],
+)
+def test_a_damaged_folder_is_an_error_that_names_the_file(bert, name, content, code) -> None:
+    folder, _ = bert
+    (folder / name).write_bytes(content)
+    with pytest.raises((UsageError, ConversionError)) as caught:
+        read_sentence_folder(folder, max_length=6)
+    assert caught.value.code == code
+    assert name in caught.value.what + caught.value.why
+
+
+def test_pickled_weights_are_not_read(bert) -> None:
+    folder, _ = bert
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(UsageError) as caught:
+        read_sentence_folder(folder, max_length=6)
+    assert caught.value.code == "E0242"

@@ -189,7 +189,10 @@ class _LibraryTokenizer:
             )
         import tokenizers
 
-        self._tokenizer: Final = tokenizers.Tokenizer.from_str(data.decode())
+        try:
+            self._tokenizer: Final = tokenizers.Tokenizer.from_str(data.decode())
+        except Exception as error:  # the library raises no narrower class
+            raise ValueError(str(error)) from error
         self._tokenizer.no_padding()
         self.special: Final = (tuple(self._tokenizer.encode("").ids), ())
         self.pad_id: Final = _pad_id(config, self._tokenizer.get_vocab())
