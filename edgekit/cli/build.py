@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["command", "print_report"]
 
+_MODELS = (".onnx", ".pt2", ".tflite", ".keras", ".safetensors")
+
 
 @click.command("build")
 @click.argument("recipe", type=click.Path(path_type=Path))
@@ -81,6 +83,9 @@ def _build(recipe: Path, *, targets: tuple[str, ...], out: Path | None, more: Ma
     if odd:
         option = f"--{odd[0].replace('_', '-')}".replace("--evaluation", "--eval")
         raise UsageError("E0151", f"{option} goes with --quantize-only", fix="a recipe says it in its own keys")
+    if recipe.is_dir() or recipe.suffix in _MODELS:
+        fix = "--quantize-only --calibration FILE quantises a model as it is; edgekit init writes a recipe"
+        raise UsageError("E0156", f"'{recipe}' is a model, not a recipe", fix=fix)
     from edgekit.build import build_recipe
     from edgekit.recipe.load import load_recipe
 

@@ -1,6 +1,7 @@
 """``edgekit inspect``: what is inside a bundle."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -48,7 +49,7 @@ def command(bundle: str, as_json: bool) -> None:
         print(f"{target.name} takes {target.activations} activations in ONNX by default: {source}")
     print()
     _print_members(checked)
-    _print_models(checked)
+    _print_models(checked, plans)
     for name, plan in plans.items():
         _print_plan(plan, {"plan-onnx.json": " of ONNX", "plan-tflite.json": " of TFLite"}.get(name, ""))
     _print_coverage(coverage)
@@ -64,13 +65,24 @@ def _print_members(bundle: Bundle) -> None:
     print_table(("member", "role", "size", "sha256 (first 16)"), rows, right=frozenset({2}))
 
 
-def _print_models(bundle: Bundle) -> None:
+def _print_models(bundle: Bundle, plans: Mapping[str, Any]) -> None:
     rows = []
     for engine, model in bundle.manifest.models.items():
+        own = plans.get("plan.json", plans.get("plan-onnx.json" if engine == "onnxruntime" else "plan-tflite.json"))
+        precision = model.precision if own is None or model.precision == "float32" else _precision(own)
         for direction, tensors in (("input", model.inputs), ("output", model.outputs)):
-            rows += [(engine, model.precision, direction, tensor.name, _shape(tensor)) for tensor in tensors]
+            rows += [(engine, precision, direction, tensor.name, _shape(tensor)) for tensor in tensors]
     print()
     print_table(("engine", "precision", "", "tensor", "type"), rows)
+
+
+def _precision(plan: Any) -> str:  # noqa: ANN401 - checked JSON
+    """Say what the manifest calls int8: int8 itself, or weights in fewer bits and activations in more."""
+    held = [layer for layer in plan["layers"] if layer["mode"] != "float"]
+    coded = sorted({layer["scheme"]["kind"] for layer in held if layer.get("scheme")})
+    wide = any((layer["input"] or {}).get("bits") == 16 for layer in held)
+    said = [f"{kind} weights" for kind in coded] + ["int16 activations"] * wide
+    return ", ".join(said) or "int8"
 
 
 def _print_plan(plan: Any, whose: str) -> None:  # noqa: ANN401 - checked JSON

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from edgekit.cli import main
 from edgekit.cli.build import overridden
 from edgekit.recipe.spec import (
     DataSource,
@@ -52,3 +53,12 @@ def test_a_plan_is_looked_for_where_the_command_runs_and_not_where_the_recipe_li
     assert found.quantize.plan == str(tmp_path / "a.plan.json")
     assert found.export.keep_int8
     assert found.budget.max_drop.value == 0.5
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "folder"])
+def test_a_model_without_quantize_only_is_told_the_option(tmp_path, name, capsys) -> None:
+    (tmp_path / "folder").mkdir()
+    assert main(["build", str(tmp_path / name)]) == 2
+    said = capsys.readouterr().err
+    assert "error[E0156]" in said
+    assert "--quantize-only" in said

@@ -10,6 +10,7 @@ from PIL import Image
 from tiny_bundles import write_image_bundle, write_text_bundle
 
 from edgekit.cli import main
+from edgekit.cli.inspect import _precision
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +110,7 @@ def test_missing_image_is_exit_6(image_bundle, tmp_path, capsys):
 
 def test_verify_says_intact_and_gives_the_digest(text_bundle, capsys):
     assert main(["verify", text_bundle[0]]) == 0
-    assert lines(capsys) == [f"intact: tiny-text 1.2.3, 9 members, sha256 {text_bundle[1]}"]
+    assert lines(capsys) == [f"intact: tiny-text 1.2.3, 14 members, sha256 {text_bundle[1]}"]
 
 
 def test_verify_as_json(text_bundle, capsys):
@@ -161,6 +162,23 @@ def test_inspect_shows_members_models_and_parity(text_bundle, capsys):
     row = next(line for line in text.splitlines() if line.startswith("loud input"))
     assert row.split() == ["loud", "input", "-1", "to", "2", "-1.25", "to", "7.5", "1.2500%"]
     assert "quiet input" not in text
+
+
+INT8 = {"mode": "static", "input": {"bits": 8}}
+INT4 = {"mode": "dynamic", "input": None, "scheme": {"kind": "int4"}}
+
+
+@pytest.mark.parametrize(
+    ("layers", "said"),
+    [
+        ([INT8], "int8"),
+        ([INT8, INT4], "int4 weights"),
+        ([{**INT4, "mode": "float"}, INT8], "int8"),
+        ([{"mode": "static", "input": {"bits": 16}, "scheme": None}], "int16 activations"),
+    ],
+)
+def test_inspect_calls_a_model_int8_only_if_its_plan_does(layers, said):
+    assert _precision({"layers": layers}) == said
 
 
 def test_inspect_without_parity(image_bundle, capsys):
