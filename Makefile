@@ -6,7 +6,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 TORCH_INDEX ?=
-EXTRAS := build,demo,dev,onnx,tflite
+EXTRAS := build,demo,dev,onnx,report,tflite
 STAMP := $(VENV)/.installed
 BIN := $(VENV)/bin
 

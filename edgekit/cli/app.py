@@ -35,6 +35,8 @@ COMMANDS: Mapping[str, Row] = MappingProxyType(
         "build": Row("build", "Build a recipe into a verified bundle."),
         "run": Row("run", "Run a bundle on texts or images."),
         "parity": Row("parity", "Compare the lanes of a bundle on the same rows."),
+        "report": Row("report", "Write a run as one HTML file that anybody can open."),
+        "debug": Row("debug", "Find the layer where int8 parts from float."),
         "bench": Row("bench", "Measure the CPU time per inference of a bundle."),
         "emulator": Row("emulator", "Prepare emulated ARM cores, on which parity can run a bundle."),
         "inspect": Row("inspect", "Show what is inside a bundle."),
