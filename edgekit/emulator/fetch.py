@@ -61,7 +61,9 @@ def mirrors(given: str | None) -> tuple[str, ...]:
     archive = read_pins().archive
     if given is not None:
         return (given.rstrip("/"), archive)
-    listing = _output(["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"])
+    # Without release files, because a fresh container has sources and no lists yet.
+    command = ["apt-get", "--no-release-info", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]
+    listing = _output(command)
     addresses = dict.fromkeys(line.strip().rstrip("/") for line in listing.splitlines())
     found = tuple(address for address in addresses if address.endswith("/debian"))
     if not found:
