@@ -1,0 +1,133 @@
+"""A board for the tests: a real sshd on the loopback, the system's own ssh in front of it, and Pythons to run on it."""
+
+import contextlib
+import os
+import pwd
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from debian_tools import SSHD, tool
+
+USER = pwd.getpwuid(os.getuid()).pw_name
+
+_SERVER = """
+Port {port}
+ListenAddress 127.0.0.1
+HostKey {folder}/host
+PidFile none
+AuthorizedKeysFile {folder}/authorised
+StrictModes no
+UsePAM no
+PasswordAuthentication no
+PermitRootLogin yes
+Subsystem sftp internal-sftp
+"""
+_CLIENT = """
+Host board
+    HostName 127.0.0.1
+    Port {port}
+    User {user}
+Host *
+    IdentityFile {folder}/user
+    IdentitiesOnly yes
+    UserKnownHostsFile {folder}/known
+    GlobalKnownHostsFile /dev/null
+"""
+# The root user's sshd wants a user of its own and a folder; a private view of the file system gives it both.
+_VIEW = (
+    "mount -t tmpfs none /run && mkdir /run/sshd && mount --bind {folder}/passwd /etc/passwd && "
+    "exec {sshd} -D -e -f {folder}/sshd_config"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """A running sshd.
+
+    Attributes:
+        folder: Holds keys and configurations.
+        port: Where it listens.
+        bin: Holds ``ssh`` and ``scp`` that take the tests' configuration; to be put before PATH.
+        log: Every call of them: its words, each ended by a NUL, and a line end.
+    """
+
+    folder: Path
+    port: int
+    bin: Path
+    log: Path
+
+    def calls(self) -> list[list[str]]:
+        return [call.split("\0")[:-1] for call in self.log.read_text().split("\0\n")[:-1] for call in [call + "\0"]]
+
+
+def script(path: Path, text: str) -> Path:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+def bare_python(path: Path, *, packages: bool = True, first: str = "") -> Path:
+    """Make a Python that sees this environment's packages, or none, but no edgekit: that must have been copied."""
+    site = f'export PYTHONPATH="$PYTHONPATH:{sysconfig.get_path("purelib")}"\n' if packages else ""
+    return script(path, f'{first}\n{site}exec {sys.executable} -S "$@"')
+
+
+@contextlib.contextmanager
+def running_board(folder: Path):
+    sshd, libraries = tool("sshd", SSHD)
+    for name in ("ssh", "scp", "ssh-keygen"):
+        if shutil.which(name) is None:
+            pytest.skip(f"{name} is not installed")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for name in ("host", "user"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
+    (folder / "authorised").write_text((folder / "user.pub").read_text())
+    (folder / "known").write_text(f"[127.0.0.1]:{port} {(folder / 'host.pub').read_text()}")
+    (folder / "sshd_config").write_text(_SERVER.format(port=port, folder=folder))
+    (folder / "config").write_text(_CLIENT.format(port=port, folder=folder, user=USER))
+    board = Board(folder, port, folder / "bin", folder / "calls")
+    board.bin.mkdir()
+    board.log.touch()
+    for name in ("ssh", "scp"):
+        logged = f'{{ printf "%s\\0" {name} "$@"; echo; }} >>{board.log}'
+        script(board.bin / name, f'{logged}\nexec {shutil.which(name)} -F {folder}/config "$@"')
+    command = [sshd, "-D", "-e", "-f", f"{folder}/sshd_config"]
+    if os.getuid() == 0:
+        command = _as_root(command, folder)
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen(command, stderr=log, env={**os.environ, "LD_LIBRARY_PATH": libraries})
+    try:
+        _wait(server, port, folder / "log")
+        yield board
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _as_root(command, folder):
+    if any(user.pw_name == "sshd" for user in pwd.getpwall()):
+        Path("/run/sshd").mkdir(exist_ok=True)
+        return command
+    (folder / "passwd").write_text(
+        Path("/etc/passwd").read_text() + "sshd:x:65530:65534::/run/sshd:/usr/sbin/nologin\n"
+    )
+    view = _VIEW.format(folder=shlex.quote(str(folder)), sshd=shlex.quote(command[0]))
+    return ["unshare", "-m", "sh", "-c", view]
+
+
+def _wait(server, port, log):
+    while server.poll() is None:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            return
+        time.sleep(0.02)
+    pytest.skip(f"sshd does not run here: {log.read_text()[-300:]}")
