@@ -37,6 +37,7 @@ COMMANDS: Mapping[str, Row] = MappingProxyType(
         "parity": Row("parity", "Compare the lanes of a bundle on the same rows."),
         "report": Row("report", "Write a run as one HTML file that anybody can open."),
         "debug": Row("debug", "Find the layer where int8 parts from float."),
+        "diff": Row("diff", "Say what differs between two runs or two bundles."),
         "bench": Row("bench", "Measure the CPU time per inference of a bundle."),
         "emulator": Row("emulator", "Prepare emulated ARM cores, on which parity can run a bundle."),
         "inspect": Row("inspect", "Show what is inside a bundle."),
