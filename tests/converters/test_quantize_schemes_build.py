@@ -42,6 +42,7 @@ from edgekit_converters.quantize.schemes.rounded import round_weights, second_mo
 from edgekit_converters.quantize.search import relax
 from edgekit_converters.quantize.tflite_schemes import read_tflite_codes
 from edgekit_converters.quantize.tflite_static import quantize_tflite
+from edgekit_converters.quantize.write import _products
 from edgekit_runtime.errors import ConversionError
 from edgekit_runtime.statistics import sqnr_db
 
@@ -136,6 +137,14 @@ def test_both_files_hold_the_plan_and_answer_as_it_was_simulated(given, name) ->
     for answers in (written.onnx_logits(given.feeds), written.tflite_logits(given.feeds)):
         # int4: the engines round inputs on grids a little unlike the simulated ones. The others round none at run time.
         assert sqnr_db(simulated, answers) > (error_db + 15 if "int4" in name else 80)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("int4", "measured x int4"), ("power-of-two", "float x power-of-two"), ("int16", "int16 x int8")],
+)
+def test_a_build_says_what_its_products_multiply(given, name, said) -> None:
+    assert _products(given.written(name).plan, "uint8") == said
 
 
 @pytest.mark.parametrize("name", ["int4", "int4 per channel", "power-of-two", "codebook"])

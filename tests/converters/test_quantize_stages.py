@@ -80,7 +80,7 @@ def test_stages_write_one_plan_into_both_formats_and_say_what_they_did(tmp_path,
     assert sorted(path.name for path in (tmp_path / "onnx-int8").iterdir()) == ["model.onnx", "saturation.json"]
     assert [path.name for path in (tmp_path / "tflite-int8").iterdir()] == ["model.tflite"]
     assert "techniques" in notes[Kind.QUANT_PLAN]
-    assert "S8S8" in notes[Kind.ONNX_INT8]
+    assert "int8 x int8" in notes[Kind.ONNX_INT8]
     assert ("1 embedding" in notes[Kind.ONNX_INT8]) is (task is TEXT)
     for kind in (Kind.ONNX_INT8, Kind.TFLITE_INT8):
         assert "equal the plan's" in notes[kind]

@@ -13,8 +13,10 @@ from edgekit_converters.export.tflite import export_module_tflite
 from edgekit_converters.quantize.affine import separate_affine
 from edgekit_converters.quantize.graph import kernel_kinds, layer_biases, layer_weights
 from edgekit_converters.quantize.grid import ActivationType
+from edgekit_converters.quantize.modes import Mode
 from edgekit_converters.quantize.onnx_schemes import least_opset, read_onnx_codes
 from edgekit_converters.quantize.onnx_static import quantize_onnx
+from edgekit_converters.quantize.plan import QuantPlan
 from edgekit_converters.quantize.planner import Planned
 from edgekit_converters.quantize.proof import prove, read_onnx, read_tflite
 from edgekit_converters.quantize.saturation import SevenBit
@@ -46,7 +48,7 @@ def write_onnx(
         seven_bit: The weights were narrowed, so a sum that can saturate is a fault.
 
     Returns:
-        One line: size, kernels, layers by mode, how much was proved, and whether sums can saturate.
+        One line: size, what products multiply, layers by mode, how much was proved, and whether sums can saturate.
     """
     plan, graph = made.plan, made.graph
     weights = layer_weights(graph)
@@ -60,9 +62,21 @@ def write_onnx(
     said = record_saturation(proofs, target.parent, must_be_safe=bool(seven_bit))
     named = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
     size = target.stat().st_size
-    kind = "U8S8" if activations == "uint8" else "S8S8"
-    kind = "A16W8" if any(layer.input is not None and layer.input.bits == 16 for layer in plan.layers) else kind
-    return f"{size / 1e6:.2f} MB, {kind}; layers: {named}; {equal} arrays and grids equal the plan's; {said}"
+    kinds = f"{_products(plan, activations)}; layers: {named}"
+    return f"{size / 1e6:.2f} MB, {kinds}; {equal} arrays and grids equal the plan's; {said}"
+
+
+def _products(plan: QuantPlan, activations: ActivationType) -> str:
+    """Say what the products multiply, inputs first: ``uint8 x int8``, ``measured x int4`` (a grid at each run)."""
+    found = set()
+    for layer in plan.layers:
+        if layer.kind == "embedding" or layer.mode is Mode.FLOAT:
+            continue
+        inputs = {Mode.STATIC: activations, Mode.DYNAMIC: "measured", Mode.WEIGHT_ONLY: "float"}[layer.mode]
+        if layer.input is not None and layer.input.bits == 16:
+            inputs = "int16"
+        found.add(f"{inputs} x {layer.scheme.kind if layer.scheme else 'int8'}")
+    return ", ".join(sorted(found)) or "no int8 products"
 
 
 def write_tflite(
