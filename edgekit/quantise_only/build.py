@@ -139,7 +139,7 @@ def quantise_only(wanted: Wanted, *, target: str, progress: Progress) -> Quantis
     Raises:
         QualityError: int8 is not close enough (E0304), or cannot be with all layers static (E0303). There is no bundle;
             ``report.json`` and the lanes are there, for inspection.
-        UsageError: An option does not fit the model (E0155).
+        UsageError: An option does not fit the model (E0154).
         EdgekitError: What reading the model and the stages raise.
     """
     bundle = wanted.out / f"{wanted.name}-{target}.edge"
@@ -169,13 +169,13 @@ def quantise_only(wanted: Wanted, *, target: str, progress: Progress) -> Quantis
 
 
 def _opened(wanted: Wanted, work: Path) -> Source:
-    """Open the model; options about texts are refused where it takes tensors, whose shapes its file says (E0155)."""
-    source = open_source(wanted.model, max_length=wanted.max_length or _MAX_LENGTH, work=work)
+    """Open the model; options about texts are refused where it takes tensors, whose shapes its file says (E0154)."""
+    source = open_source(wanted.model, max_length=wanted.max_length or _MAX_LENGTH, work=work, rows=wanted.calibration)
     if source.task == "tensors":
         for option, value in (("--max-length", wanted.max_length), ("--text", wanted.text)):
             if value is not None:
                 why, fix = f"'{wanted.model.name}' takes tensors of fixed shapes", "leave it out"
-                raise UsageError("E0155", f"{option} goes with a model that takes texts", why=why, fix=fix)
+                raise UsageError("E0154", f"{option} goes with a model that takes texts", why=why, fix=fix)
     return source
 
 

@@ -15,7 +15,7 @@ from edgekit_runtime.errors import MissingError, UsageError
 from edgekit_runtime.manifest import TensorSpec
 from edgekit_runtime.preprocess.text import TextPreprocess
 
-__all__ = ["Feeds", "RowSet", "read_rows", "split_rows"]
+__all__ = ["Feeds", "RowSet", "read_rows", "row_shapes", "split_rows"]
 
 Feeds = Mapping[str, NDArray[np.generic]]
 _TEXT_SUFFIXES = (".txt", ".csv", ".jsonl")
@@ -136,12 +136,28 @@ def _json_text(row: object, where: str, column: str) -> str:
     return text
 
 
-def _arrays(path: Path, specs: Sequence[TensorSpec]) -> tuple[Feeds, ...]:
+def row_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Give the shape of one row, batch 1, of each array in an ``.npz`` file.
+
+    Raises:
+        UsageError: It cannot be read (E0143).
+    """
+    return {name: (1, *array.shape[1:]) for name, array in _read_arrays(path).items()}
+
+
+def _read_arrays(path: Path) -> dict[str, NDArray[np.generic]]:
+    fix = "save it with np.savez(path, name=array, ...)"
+    if not zipfile.is_zipfile(path):
+        raise UsageError("E0143", f"'{path.name}' is no .npz file", why="it is no archive", fix=fix)
     try:
         with np.load(path, allow_pickle=False) as held:
-            arrays = {name: held[name] for name in held.files}
+            return {name: held[name] for name in held.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise UsageError("E0143", f"'{path.name}' is no plain .npz file", why=str(error)) from error
+        raise UsageError("E0143", f"'{path.name}' is no plain .npz file", why=str(error), fix=fix) from error
+
+
+def _arrays(path: Path, specs: Sequence[TensorSpec]) -> tuple[Feeds, ...]:
+    arrays = _read_arrays(path)
     names = [spec.name for spec in specs]
     if set(arrays) != set(names):
         raise UsageError(

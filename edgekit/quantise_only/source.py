@@ -8,12 +8,13 @@ from pathlib import Path
 
 from torch import nn
 
+from edgekit.quantise_only.rows import row_shapes
 from edgekit_converters.export.contract import ModelContract
-from edgekit_converters.ready.load import load_ready
+from edgekit_converters.ready.load import load_ready, model_kind
 from edgekit_converters.ready.model import ReadyModel, ReadyOnnx
 from edgekit_models.preprocess import PREPROCESS, TOKENIZER, text_preprocess
 from edgekit_models.sentence_folder import read_sentence_folder
-from edgekit_runtime.errors import MissingError, UsageError
+from edgekit_runtime.errors import ConversionError, MissingError, UsageError
 from edgekit_runtime.manifest import TaskName, TensorSpec
 from edgekit_runtime.preprocess.text import TextPreprocess
 
@@ -52,13 +53,14 @@ class Source:
         return TextPreprocess(self.members[TOKENIZER], max_length=length)
 
 
-def open_source(path: Path, *, max_length: int, work: Path) -> Source:
+def open_source(path: Path, *, max_length: int, work: Path, rows: Path) -> Source:
     """Open a model.
 
     Args:
-        path: A folder with ``config.json`` and ``model.safetensors``, or what ``load_ready`` takes.
+        path: A folder with ``config.json``, ``model.safetensors`` and ``tokenizer.json``, or what ``load_ready`` takes.
         max_length: Tokens a text, for a folder.
         work: Scratch folder.
+        rows: To calibrate on; the shapes of an ``.npz`` stand for dimensions that the model leaves open.
 
     Raises:
         MissingError: It is not there.
@@ -70,19 +72,21 @@ def open_source(path: Path, *, max_length: int, work: Path) -> Source:
     if path.suffix in (".yaml", ".yml"):
         fix = "leave --quantize-only out, or give a model folder or file"
         raise UsageError("E0142", f"'{path.name}' is a recipe, not a model", fix=fix)
-    if (path / "config.json").is_file():
+    if path.is_dir() and not (path / "saved_model.pb").is_file():
         return _text_source(path, max_length)
-    found = load_ready(path, work=work)
-    if not isinstance(found, ReadyModel):
-        onnx = isinstance(found, ReadyOnnx)
-        call = "quantize_ready_onnx" if onnx else "quantize_ready_tflite"
-        raise UsageError(
-            "E0146",
-            f"'{path.name}' has no PyTorch form that a plan can be made for",
-            why=found.why_no_tflite if isinstance(found, ReadyOnnx) else found.why_no_onnx,
-            fix=f"quantise it without a plan from Python: edgekit_converters.ready.{'onnx' if onnx else 'tflite'}_only."
-            f"{call}, see docs/import.md; or export it from PyTorch as .pt2",
+    if model_kind(path) in ("keras", "tflite", "saved model"):  # before TensorFlow is asked for
+        raise _no_plan(
+            path, call="tflite_only.quantize_ready_tflite", why="it holds operators of TensorFlow, not of PyTorch"
         )
+    try:
+        found = load_ready(path, work=work)
+    except ConversionError as error:
+        if error.code != "E0786" or rows.suffix != ".npz" or not rows.is_file():
+            raise
+        found = load_ready(path, work=work, shape=row_shapes(rows))
+    if not isinstance(found, ReadyModel):
+        assert isinstance(found, ReadyOnnx)
+        raise _no_plan(path, call="onnx_only.quantize_ready_onnx", why=found.why_no_tflite)
     return Source(
         module=found.module,
         contract=found.contract,
@@ -90,6 +94,16 @@ def open_source(path: Path, *, max_length: int, work: Path) -> Source:
         task="tensors",
         description=found.description,
         digest=found.digest,
+    )
+
+
+def _no_plan(path: Path, *, call: str, why: str) -> UsageError:
+    return UsageError(
+        "E0146",
+        f"'{path.name}' has no PyTorch form that a plan can be made for",
+        why=why,
+        fix=f"quantise it without a plan from Python: edgekit_converters.ready.{call}, see docs/import.md; "
+        "or export it from PyTorch as .pt2",
     )
 
 

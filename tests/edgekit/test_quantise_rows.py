@@ -92,6 +92,13 @@ def test_pickles_are_not_opened(tmp_path) -> None:
     refused(save(tmp_path / "a.npz", x=np.array([{}], object), n=np.zeros(1)), "E0143", preprocess=None)
 
 
+def test_noise_is_called_no_archive_and_not_a_pickle_to_be_trusted(tmp_path) -> None:
+    (tmp_path / "a.npz").write_bytes(b"noise" * 9)
+    said = refused(tmp_path / "a.npz", "E0143", preprocess=None)
+    assert "no archive" in said
+    assert "pickle" not in said
+
+
 def numbered(count: int) -> RowSet:
     return RowSet(feeds=tuple({"x": np.array([[i]])} for i in range(count)), texts=tuple(map(str, range(count))))
 

@@ -109,3 +109,17 @@ def test_a_recipe_is_no_model_and_rows_must_be_given(embedder):
     assert "error[E0142]" in edgekit("build", "a.yaml", *ARGUMENTS, "0.9", **where).err
     assert "error[E0148]" in edgekit("build", "my-bert", "--quantize-only", **where).err
     assert "error[E0151]" in edgekit("build", "a.yaml", "--eval", "sentences.txt", **where).err
+
+
+@pytest.mark.parametrize("option", [("--max-drop", "1 point"), ("--trust-code",), ("--offline",)])
+def test_options_of_recipes_are_refused_and_not_ignored(embedder, option):
+    run = edgekit("build", "my-bert", *ARGUMENTS, "0.9", *option, cwd=embedder.folder, cache=embedder.cache)
+    assert run.code == 2
+    assert f"error[E0154]: {option[0]}" in run.err
+
+
+def test_more_tokens_than_the_model_knows_are_refused_by_the_option_that_asked(embedder):
+    options = ("--quantize-only", "--calibration", "sentences.txt", "--max-length", "9999")
+    run = edgekit("build", "my-bert", *options, cwd=embedder.folder, cache=embedder.cache)
+    assert "error[E0270]" in run.err
+    assert "--max-length" in run.err

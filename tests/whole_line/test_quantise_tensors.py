@@ -1,12 +1,18 @@
 """A ready model of another framework becomes a bundle that takes tensors and gives tensors."""
 
+import zipfile
+
 import numpy as np
+import onnx
 import pytest
 import torch
 from command_line import edgekit
+from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 import edgekit_runtime
+from edgekit.quantise_only.source import open_source
+from edgekit_runtime.errors import UsageError
 
 
 class Net(nn.Module):
@@ -49,6 +55,62 @@ def test_int8_answers_as_pytorch_does(net, engine):
     wanted = module(torch.from_numpy(pictures[:1])).detach().numpy()
     np.testing.assert_allclose(answer, wanted, atol=0.05 * np.abs(wanted).max())
     assert not np.array_equal(answer, wanted)
+
+
+@pytest.mark.parametrize("option", [("--max-length", "32"), ("--text", "review")])
+def test_options_of_texts_are_refused_for_a_model_of_tensors(net, option):
+    folder, _, _ = net
+    given = ("build", "net.pt2", "--quantize-only", "--calibration", "rows.npz", *option)
+    run = edgekit(*given, cwd=folder, cache=folder / "cache")
+    assert run.code == 2
+    assert f"error[E0154]: {option[0]}" in run.err
+
+
+def test_rows_say_the_size_of_what_the_model_leaves_open(net):
+    folder, module, _ = net
+    free = {"picture": {0: torch.export.Dim("rows"), 2: torch.export.Dim("height")}}
+    program = torch.export.export(module, (torch.ones(2, 2, 8, 8),), dynamic_shapes=free)
+    torch.export.save(program, folder / "open.pt2")
+    given = ("build", "open.pt2", "--quantize-only", "--calibration", "rows.npz", "--keep-int8", "-o", "open")
+    run = edgekit(*given, "--min-cosine", "0.99", cwd=folder, cache=folder / "cache")
+    assert run.code == 0, run.err
+    with edgekit_runtime.load(folder / "open/open-x86-64.edge", engine="onnxruntime") as model:
+        (tensor,) = model.bundle.manifest.models["onnxruntime"].inputs
+        assert tensor.shape == (1, 2, 8, 8)
+
+
+def recurrent(path):
+    """Write an ONNX file with a GRU, which has no PyTorch form here."""
+    held = {"w": np.ones((1, 12, 2), np.float32), "r": np.ones((1, 12, 4), np.float32)}
+    graph = helper.make_graph(
+        [helper.make_node("GRU", ["picture", "w", "r"], ["all"], hidden_size=4)],
+        "gru",
+        [helper.make_tensor_value_info("picture", TensorProto.FLOAT, (1, 1, 2))],
+        [helper.make_tensor_value_info("all", TensorProto.FLOAT, (1, 1, 1, 4))],
+        [numpy_helper.from_array(value, name) for name, value in held.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+
+
+def test_a_model_without_a_plan_is_refused_with_the_call_that_quantises_it(net):
+    folder, _, _ = net
+    recurrent(folder / "gru.onnx")
+    kept = "out/net-x86-64.lanes/tflite-fp32/model.tflite"
+    with zipfile.ZipFile(folder / "a.keras", "w") as archive:
+        archive.writestr("config.json", "{}")
+    (folder / "saved").mkdir()
+    (folder / "saved/saved_model.pb").touch()
+    tflite = "tflite_only.quantize_ready_tflite"
+    for model, call in (
+        ("gru.onnx", "onnx_only.quantize_ready_onnx"),
+        (kept, tflite),
+        ("a.keras", tflite),
+        ("saved", tflite),
+    ):
+        with pytest.raises(UsageError) as caught:
+            open_source(folder / model, max_length=8, work=folder, rows=folder / "rows.npz")
+        assert caught.value.code == "E0146"
+        assert call in caught.value.fix
 
 
 def test_run_and_parity_take_arrays(net):

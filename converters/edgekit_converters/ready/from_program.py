@@ -145,11 +145,13 @@ def _sizes(
         )
     fits = len(wanted) == len(given) and all(old in (None, new) for old, new in zip(given, wanted, strict=False))
     if not fits or 0 in wanted or wanted[:1] != (1,):
+        example = {name: tuple(size or (128 if axis else 1) for axis, size in enumerate(given))}
         raise ConversionError(
             "E0786",
             f"input {name!r} of '{title}' has the shape {tuple(str(size) for size in place.shape)}",
             why="a model for a device has fixed shapes and a batch of 1",
-            fix=f"give its shape, e.g. {name}=1,128; export again if the batch is fixed to another number",
+            fix=f"say it: load_ready(..., shape={example}), on the command line by rows in an .npz; "
+            "export again if the batch is fixed to another number",
         )
     return wanted
 

@@ -133,7 +133,7 @@ def _through_tensorflow(
                 "E0786",
                 f"{said[-1]} of '{path.name}'",
                 why="a model for a device has fixed shapes and a batch of 1",
-                fix="give its shape, e.g. image=1,224,224,3",
+                fix="say it: load_ready(..., shape={'image': (1, 224, 224, 3)})",
             )
         raise ConversionError(
             "E0792",

@@ -7,7 +7,7 @@ from pathlib import Path
 from edgekit_converters.ready.model import ReadyModel, ReadyOnnx, ReadyTflite
 from edgekit_runtime.errors import ConversionError, MissingError
 
-__all__ = ["load_ready"]
+__all__ = ["load_ready", "model_kind"]
 
 
 def load_ready(
@@ -28,7 +28,7 @@ def load_ready(
     """
     if not path.exists():
         raise MissingError("E0660", f"there is no model '{path}'", fix="check the path")
-    kind = _kind(path)
+    kind = model_kind(path)
     if kind == "onnx":
         from edgekit_converters.ready.from_onnx import load_onnx
 
@@ -51,8 +51,12 @@ def load_ready(
     )
 
 
-def _kind(path: Path) -> str | None:
-    """Tell a model's format from its content; ONNX, which has no mark, also from its suffix."""
+def model_kind(path: Path) -> str | None:
+    """Tell a model's format from its content; ONNX, which has no mark, also from its suffix.
+
+    Returns:
+        ``onnx``, ``program`` (.pt2), ``keras``, ``tflite``, ``saved model``; None for anything else.
+    """
     if path.is_dir():
         return "saved model" if (path / "saved_model.pb").is_file() else None
     with path.open("rb") as stream:

@@ -142,11 +142,13 @@ def _sizes(value: onnx.ValueInfoProto, wanted: tuple[int, ...] | None, *, title:
     fits = len(wanted) == len(given) and all(old in (0, new) for old, new in zip(given, wanted, strict=False))
     if not fits or 0 in wanted or (wanted and wanted[0] != 1):
         names = [dimension.dim_param or str(dimension.dim_value) for dimension in value.type.tensor_type.shape.dim]
+        example = {value.name: tuple(size or (128 if place else 1) for place, size in enumerate(given))}
         raise ConversionError(
             "E0786",
             f"input {value.name!r} of '{title}' has the shape ({', '.join(names)})",
             why="a model for a device has fixed shapes and a batch of 1",
-            fix=f"give its shape, e.g. {value.name}=1,128; export again if the batch is fixed to another number",
+            fix=f"say it: load_ready(..., shape={example}), on the command line by rows in an .npz; "
+            "export again if the batch is fixed to another number",
         )
     return wanted
 
