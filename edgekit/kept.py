@@ -58,6 +58,6 @@ def kept_lane(bundle: Path, lane: str) -> Path:
             f"the lane {lane} of {bundle.name} is not here",
             why=f"its float models are looked for in {folder.parent.name}, which the build writes beside the bundle",
             fix="keep that folder beside the bundle, build again, or compare what the bundle "
-            "holds on rows of your own: --reference onnx-int8 --on tflite-int8 --data rows.csv",
+            "holds on other rows: --reference onnx-int8 --on tflite-int8 --data rows.csv (or --data goldens)",
         )
     return folder

@@ -1,108 +1,205 @@
-"""Parity of a finished bundle: its own models, and the float lanes that the build kept beside it."""
+"""One comparison from lanes to verdict: ask every lane the same rows, compare, judge, and keep the evidence."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Final, cast
 
-from edgekit.kept import kept_lane
-from edgekit.lanes.local import LANES, TORCH_DYNAMIC, run_engine_lane, run_torch_lane
-from edgekit.lanes.models import bundle_lane
-from edgekit.parity.agreement import ParityResult, compare_lanes
-from edgekit.recipe.spec import DataSource, DataSpec, ImageSpec, Task
-from edgekit_models.data.dataset import Rows
+import numpy as np
+
+from edgekit.lanes.base import ParityLane, Question
+from edgekit.lanes.opened import default_lanes, is_slow, open_lanes
+from edgekit.lanes.saved import SavedLane
+from edgekit.parity.compare import Asked, Comparison, compare
+from edgekit.parity.gates import Gate, read_gates
+from edgekit.parity.verdict import GateResult, Outcome, Verdict, judge
+from edgekit.parity_rows import GOLDENS, AskedRows, DataOption, load_asked, spread
+from edgekit.versions import installed_versions
 from edgekit_runtime.bundle import Bundle, verify
-from edgekit_runtime.errors import UsageError
-from edgekit_runtime.model import open_preprocess
+from edgekit_runtime.evidence import FORMAT, SCHEMA, LaneEvidence
+from edgekit_runtime.manifest import DType
+from edgekit_runtime.rows import golden_rows
 
-__all__ = ["DataOption", "run_parity"]
+__all__ = ["SLOW_ROWS", "ParityAsk", "ParityRun", "run_parity", "write_evidence"]
 
-_FileKind = Literal["csv", "jsonl", "parquet", "npz"]
-_SUFFIXES: Mapping[str, _FileKind] = {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet", ".npz": "npz"}
+SLOW_ROWS: Final = 200  # of a comparison with an emulated lane, unless the user says otherwise
+_FLOAT_TOLERANCE = 1e-5  # of a fingerprint, relative: processors round float preprocessing apart
+
+Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DataOption:
-    """Rows that the user names on the command line.
+class ParityAsk:
+    """What the user wants to know.
 
     Attributes:
-        path: A CSV, JSONL, Parquet or npz file, or a folder with one sub-folder of images per class.
-        text: Column with the text.
-        label: Column with the label.
+        lanes: As typed after ``--on``; empty takes all of this machine.
+        reference: Lane to compare with.
+        data: Rows; None takes those that the build kept.
+        most_rows: At most so many, evenly spread; None takes all, or ``SLOW_ROWS`` with an emulated lane; 0 all.
+        gates: Bounds beside those of the bundle's recipe, which they stand in for.
+        require_enough_rows: Fail where the rows are too few to be sure of a bound.
     """
 
-    path: Path
-    text: str = "text"
-    label: str = "label"
+    lanes: tuple[str, ...] = ()
+    reference: str = "torch"
+    data: DataOption | None = None
+    most_rows: int | None = None
+    gates: tuple[Gate, ...] = ()
+    require_enough_rows: bool = False
 
 
-def run_parity(
-    path: Path, *, lanes: Sequence[str], reference: str, data: DataOption | None
-) -> tuple[ParityResult, tuple[str, ...]]:
-    """Run lanes of a bundle on the same rows and compare them.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParityRun:
+    """What came of it.
+
+    Attributes:
+        question: What every lane was asked.
+        asked: The rows with their origin.
+        evidence: Of every lane, the reference first.
+        comparison: All lanes against the reference.
+        verdict: Of all gates, self-tests and preprocessing.
+        layers: Layer report of a lane that failed, in its JSON form, by lane; filled by the caller.
+    """
+
+    question: Question
+    asked: AskedRows
+    evidence: tuple[LaneEvidence, ...]
+    comparison: Comparison
+    verdict: Verdict
+    layers: Mapping[str, object] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, object]:
+        """Give the evidence document of the run."""
+        bundle = self.question.bundle
+        manifest = bundle.manifest
+        held = cast("Any", bundle.json("plan.json")) if "plan.json" in bundle.names else None
+        plan = held["layers"] if isinstance(held, dict) and "layers" in held else []
+        models = {name: manifest.models[name].member for name in manifest.models}
+        sizes = {member.name: member.size for member in manifest.members}
+        return {
+            "format": FORMAT,
+            "schema": SCHEMA,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "bundle": {
+                "name": manifest.name,
+                "version": manifest.version,
+                "task": manifest.task,
+                "target": manifest.target,
+                "sha256": bundle.digest,
+            },
+            "rows": {
+                "count": len(self.question.rows),
+                "sha256": self.question.rows.digest(),
+                "source": self.asked.source,
+            },
+            "labels": bundle.json("labels.json") if "labels.json" in bundle.names else [],
+            "seed": 0,  # of every bootstrap interval
+            "versions": dict(installed_versions()),
+            "sizes": {runtime: sizes[member] for runtime, member in models.items()},
+            "lanes": [lane.as_json() for lane in self.evidence],
+            "comparison": self.comparison.as_json(),
+            "verdict": self.verdict.as_json(),
+            "warnings": list(self.asked.warnings),
+            "layers": dict(self.layers),
+            "plan": [{name: row.get(name) for name in ("name", "kind", "mode", "why")} for row in plan],
+        }
+
+
+def run_parity(path: Path, ask: ParityAsk, *, tell: Tell) -> ParityRun:
+    """Ask every lane and judge the answers.
 
     Args:
         path: The ``.edge`` file.
-        lanes: Names from ``LANES``; ``torch-int8-dynamic`` is left out of an image bundle unless it is the reference.
-        reference: One of them.
-        data: Rows; None takes the evaluation rows that the build kept.
-
-    Returns:
-        The comparison, and warnings about the rows.
+        ask: What to compare.
+        tell: Hears one line a lane.
 
     Raises:
         BundleError: The bundle is damaged.
         MissingError: A lane or the rows are not here.
-        UsageError: An unknown lane, or rows that do not fit.
+        UsageError: An unknown lane, rows or gates that do not fit.
+        DeviceError: A device could not be reached.
     """
     bundle = verify(path)
-    if bundle.manifest.task == Task.IMAGE_CLASSIFICATION.value:
-        lanes = [name for name in lanes if name != TORCH_DYNAMIC]
-    wanted = list(dict.fromkeys((reference, *lanes)))
-    unknown = [name for name in wanted if name not in LANES]
-    if unknown:
-        raise UsageError("E0126", f"no lane {unknown[0]!r}", why=f"known: {', '.join(LANES)}")
-    rows, warnings = _rows(bundle, path, data)
-    preprocess = open_preprocess(bundle)
-    feeds = [preprocess(row) for row in rows.inputs]
-    logits = {}
-    for name in LANES:
-        if name in wanted:
-            logits[name] = (
-                run_torch_lane(kept_lane(path, name), feeds)
-                if name == "torch"
-                else run_engine_lane(bundle_lane(bundle, path, name), feeds)
-            )
-    return compare_lanes(logits, rows.targets, reference=reference), warnings
-
-
-def _rows(bundle: Bundle, path: Path, data: DataOption | None) -> tuple[Rows, tuple[str, ...]]:
-    from edgekit_models.data.dataset import read_dataset
-    from edgekit_models.data.load import load_rows
-
-    if data is None:
-        return read_dataset(kept_lane(path, "data")).evaluation, ()
-    kind: _FileKind | Literal["images"] | None = (
-        "images" if data.path.is_dir() else _SUFFIXES.get(data.path.suffix.lower())
+    specs = dict.fromkeys((ask.reference, *(ask.lanes or default_lanes(bundle))))
+    lanes = {lane.name: lane for spec in specs for lane in open_lanes(spec, bundle)}
+    asked = _rows(bundle, path, ask, tuple(lanes.values()))
+    question = Question(path=path, bundle=bundle, rows=asked.rows)
+    evidence = []
+    for name, lane in lanes.items():
+        tell(f"{name}: {len(asked.rows)} rows")
+        evidence.append(lane.answer(question))
+    reference = evidence[0].lane  # the first lane of the first spec
+    comparison = compare(
+        {lane.lane: lane.outputs for lane in evidence}, _asked(bundle, asked, evidence), reference=reference
     )
-    if kind is None:
-        raise UsageError(
-            "E0128",
-            f"--data {data.path} is of an unknown kind",
-            fix=f"give a folder of images, or a file that ends in {', '.join(_SUFFIXES)}",
-        )
-    task = Task(bundle.manifest.task)
-    spec = DataSpec(
-        train=DataSource(kind=kind, location=str(data.path.absolute())),
-        text=data.text,
-        label=data.label,
-        image=_image(bundle) if task is Task.IMAGE_CLASSIFICATION else None,
+    provenance = bundle.json("provenance.json") if "provenance.json" in bundle.names else None
+    gates = (*read_gates(provenance), *ask.gates)
+    verdict = judge(comparison, gates, require_enough_rows=ask.require_enough_rows)
+    more = [result for lane in evidence for result in _beside_outputs(bundle, evidence[0], lane)]
+    return ParityRun(
+        question=question,
+        asked=asked,
+        evidence=tuple(evidence),
+        comparison=comparison,
+        verdict=replace(verdict, results=(*more, *verdict.results)),
     )
-    labels = cast("list[str]", bundle.json("labels.json"))
-    return load_rows(spec, task=task, folder=Path(), labels=labels)
 
 
-def _image(bundle: Bundle) -> ImageSpec:
-    config = json.loads(bundle.read("preprocess.json"))
-    return ImageSpec(height=config["height"], width=config["width"], channels=config["channels"])
+def _rows(bundle: Bundle, path: Path, ask: ParityAsk, lanes: Sequence[ParityLane]) -> AskedRows:
+    saved = {lane.rows_sha256 for lane in lanes if isinstance(lane, SavedLane)}
+    data = ask.data
+    if data is None and ask.most_rows is None and saved == {golden_rows(bundle).digest()}:
+        data = DataOption(path=Path(GOLDENS))  # a device that was given no rows has answered the goldens
+    slow = any(is_slow(lane.name) for lane in lanes) and not saved
+    most = ask.most_rows if ask.most_rows is not None else SLOW_ROWS if slow else None
+    return spread(load_asked(bundle, path, data), most or None)
+
+
+def _asked(bundle: Bundle, asked: AskedRows, evidence: Sequence[LaneEvidence]) -> Asked:
+    names = bundle.json("labels.json") if "labels.json" in bundle.names else ()
+    return Asked(
+        task=bundle.manifest.task,
+        rows=asked.rows,
+        targets=asked.targets,
+        names=tuple(cast("list[str]", names)),
+        precisions={lane.lane: lane.precision for lane in evidence},
+    )
+
+
+def _beside_outputs(bundle: Bundle, reference: LaneEvidence, lane: LaneEvidence) -> list[GateResult]:
+    """Judge what goes wrong before a model answers, and what the bundle's own self-test says."""
+    results = []
+    if lane.selftest is not None:
+        words = "; ".join(lane.selftest) or "the goldens of the bundle come out as at the build"
+        results.append(_result(lane.lane, "selftest", words, passed=not lane.selftest))
+    if lane is not reference and lane.tensors.keys() == reference.tensors.keys():
+        words = _other_tensors(bundle, reference, lane)
+        good = "the model gets the same tensors as the reference"
+        results.append(_result(lane.lane, "preprocessing", words or good, passed=not words))
+    return results
+
+
+def _other_tensors(bundle: Bundle, reference: LaneEvidence, lane: LaneEvidence) -> str:
+    dtypes: dict[str, DType] = {
+        spec.name: spec.dtype for entry in bundle.manifest.models.values() for spec in entry.inputs
+    }
+    for name, prints in lane.tensors.items():
+        wanted = reference.tensors[name]
+        bound = _FLOAT_TOLERANCE * np.maximum(np.abs(wanted), 1.0) if dtypes.get(name) == "float32" else 0.0
+        differ = ~(np.abs(prints - wanted) <= bound)  # written so that NaN differs
+        if differ.any():
+            return f"{name} differs in {int(differ.sum())} of {len(prints)} rows, first in row {int(differ.argmax())}"
+    return ""
+
+
+def _result(lane: str, gate: str, words: str, *, passed: bool) -> GateResult:
+    outcome = Outcome.PASSED if passed else Outcome.FAILED
+    return GateResult(lane=lane, gate=gate, outcome=outcome, measure=None, limit=None, words=f"{gate}: {words}")
+
+
+def write_evidence(run: ParityRun, path: Path) -> None:
+    """Write the evidence document of a run; numbers that are not finite are text in it."""
+    path.write_text(json.dumps(run.as_json(), allow_nan=False) + "\n", encoding="utf-8")

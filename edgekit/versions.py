@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from types import MappingProxyType
 
-__all__ = ["Requirement", "requirements", "version_matches"]
+__all__ = ["Requirement", "installed_versions", "requirements", "version_matches"]
 
 _CLAUSE = re.compile(r"(==|!=|>=|<=|>|<|~=)\s*([0-9]+(?:\.[0-9]+)*)(\.\*)?")
 _REQUIREMENT = re.compile(r"([A-Za-z0-9][\w.-]*)\s*((?:[=!<>~][^;@]*)?)(?:;(.*))?")
@@ -54,6 +54,17 @@ def requirements(distribution: str) -> tuple[Requirement, ...]:
         name = re.sub(r"[-_.]+", "-", match[1]).lower()
         found.append(Requirement(name, re.sub(r"\s+", "", match[2]), extra[1] if extra else ""))
     return tuple(found)
+
+
+def installed_versions() -> dict[str, str]:
+    """Give the versions of what an answer depends on, of those packages that are installed."""
+    found = {}
+    for name in ("edgekit", "torch", "onnxruntime", "ai-edge-litert", "tflite-runtime", "numpy"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
 
 
 def version_matches(version: str, versions: str) -> bool:

@@ -9,7 +9,15 @@ import click
 
 from edgekit_runtime.errors import EdgekitError
 
-__all__ = ["bundle_argument", "error_json", "human_bytes", "json_option", "print_json", "print_table"]
+__all__ = [
+    "bundle_argument",
+    "error_json",
+    "human_bytes",
+    "json_is_printed",
+    "json_option",
+    "print_json",
+    "print_table",
+]
 
 SCHEMA = 1
 
@@ -49,6 +57,11 @@ def error_json(context: click.Context, error: EdgekitError) -> None:
     if context.meta.get(_JSON_KEY):
         parts = {"code": error.code, "what": error.what, "why": error.why, "fix": error.fix, "exit": error.exit_code}
         print_json(context.invoked_subcommand or "", {"error": parts})
+
+
+def json_is_printed() -> None:
+    """Say that the document of this call is out: an error that follows it goes to stderr alone."""
+    click.get_current_context().meta[_JSON_KEY] = False
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: frozenset[int] = frozenset()) -> None:

@@ -1,128 +1,155 @@
 """``edgekit parity``: do the lanes of a bundle give the same answers?"""
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgekit.cli.bounds import points_option
-from edgekit.cli.output import bundle_argument, json_option, print_json, print_table
-from edgekit.lanes.local import LANES
-from edgekit.recipe.spec import BudgetSpec
-from edgekit_runtime.errors import QualityError
+from edgekit.cli.output import bundle_argument, json_is_printed, json_option, print_json, print_table
+from edgekit_runtime.errors import UsageError
 
 if TYPE_CHECKING:
-    from edgekit.parity.agreement import Fault, ParityResult
-    from edgekit.parity.closeness import Closeness, Limits
+    from edgekit.parity.compare import LaneComparison
+    from edgekit.parity_run import ParityRun
 
 __all__ = ["command"]
 
-_HEADER = ("lane", "accuracy (95 %)", "drop", "changed (95 %)", "SQNR", "cosine", "max difference")
+_HEADER = ("lane", "accuracy (95 %)", "changed (95 %)", "SQNR", "cosine", "max difference", "steps")
+_COSTS = ("lane", "engine", "CPU", "CPU ms", "instructions")
+
+
+def _rows_option(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
+    if value is None:
+        return None
+    if value == "all":
+        return 0
+    if not value.isdigit() or int(value) < 1:
+        raise click.BadParameter("give a number of rows, or 'all'")
+    return int(value)
 
 
 @click.command("parity")
 @bundle_argument
-@click.option("--on", "lanes", multiple=True, type=click.Choice(LANES), help="Lane; may be given more than once.")
-@click.option("--reference", type=click.Choice(LANES), default="torch", show_default=True, help="Lane to compare with.")
-@click.option("--data", type=click.Path(path_type=Path), help="Rows: csv, jsonl, parquet, npz or a folder of images.")
+@click.option("--on", "lanes", multiple=True, metavar="LANE", help="Where to run it; may be given more than once.")
+@click.option("--reference", default="torch", show_default=True, metavar="LANE", help="Lane to compare with.")
+@click.option("--data", type=click.Path(path_type=Path), help="Rows of your own, or the word goldens.")
 @click.option("--text", default="text", show_default=True, help="Column with the text.")
 @click.option("--label", default="label", show_default=True, help="Column with the label.")
-@click.option("--max-drop", help="Accuracy that int8 may lose, e.g. '0.5 points'; 1 point if not given.")
-@click.option("--max-changed", help="Decisions that int8 may change, e.g. '2 points' of the rows; 5 if not given.")
-@click.option("--min-cosine", type=click.FloatRange(0, 1), help="For ready models: least mean cosine.")
+@click.option("--rows", callback=_rows_option, help="At most so many rows; all, but 200 with an emulated lane.")
+@click.option("--gate", "gates", multiple=True, metavar="NAME=VALUE", help="A bound, e.g. 'max_changed=2 points'.")
+@click.option("--require-enough-rows", is_flag=True, help="Fail where the rows are too few to be sure of a bound.")
+@click.option("--evidence", type=click.Path(path_type=Path), help="Write all that was measured as JSON.")
+@click.option("--save-rows", type=click.Path(path_type=Path), help="Write the rows for a device, and run nothing.")
 @json_option
-def command(
-    bundle: str,
-    lanes: tuple[str, ...],
-    reference: str,
-    data: Path | None,
-    text: str,
-    label: str,
-    as_json: bool,
-    **bounds: Any,  # noqa: ANN401 - click's own types
-) -> None:
-    """Run the lanes of BUNDLE on the same rows and compare them; exit code 3 if a bound is missed.
+def command(bundle: str, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - click's own types
+    """Run BUNDLE in several places on the same rows and compare the answers; exit code 3 if a gate is missed.
 
-    Without --on, every lane. Without --data, the evaluation rows that the build kept beside the bundle.
+    LANE is torch, onnx-fp32, onnx-int8, tflite-fp32 or tflite-int8 on this machine, any of the last four with an engine
+    (tflite-int8:litert-builtin), a place that runs the bundle (arm:cortex-a72, armv7:cortex-a7, ssh://pi@host,
+    adb:SERIAL), one of its models (arm:cortex-a72/onnx-int8), or an evidence file of a device (pi.json). Without --on,
+    every lane of this machine. Without --data, the evaluation rows that the build kept beside the bundle.
     """
-    from edgekit.parity.agreement import judge
-    from edgekit.parity.closeness import Limits
-    from edgekit.parity_run import DataOption, run_parity
-    from edgekit.quantise_only.parity import came_ready, compare_ready
+    from edgekit.parity.gates import parse_gate
+    from edgekit.parity.verdict import refusal
+    from edgekit.parity_rows import DataOption
+    from edgekit.parity_run import ParityAsk, run_parity, write_evidence
+
+    data = options["data"]
+    ask = ParityAsk(
+        lanes=options["lanes"],
+        reference=options["reference"],
+        data=DataOption(path=data, text=options["text"], label=options["label"]) if data else None,
+        most_rows=options["rows"],
+        gates=tuple(parse_gate(text) for text in options["gates"]),
+        require_enough_rows=options["require_enough_rows"],
+    )
+    if options["save_rows"]:
+        _save_rows(Path(bundle), ask.data, ask.most_rows, options["save_rows"])
+        return
+    run = run_parity(Path(bundle), ask, tell=lambda line: click.echo(line, err=True))
+    if options["evidence"]:
+        write_evidence(run, options["evidence"])
+    if as_json:
+        print_json("parity", _short(bundle, run))
+        json_is_printed()
+    else:
+        _print(run)
+    failed = refusal(run.verdict, bundle=Path(bundle).name, reference=ask.reference)
+    if failed:
+        raise failed
+
+
+def _save_rows(bundle: Path, data: Any, most: int | None, path: Path) -> None:  # noqa: ANN401 - DataOption or None
+    from edgekit.parity_rows import load_asked, spread
     from edgekit_runtime.bundle import verify
 
-    budget = BudgetSpec(
-        max_drop=points_option("--max-drop", bounds["max_drop"], BudgetSpec().max_drop),
-        max_changed=points_option("--max-changed", bounds["max_changed"], BudgetSpec().max_changed),
-    )
-    checked = verify(bundle)
-    if came_ready(checked):
-        found = compare_ready(checked, Path(bundle), lanes=lanes or LANES, reference=reference, data=data, text=text)
-        cosine = Limits().min_cosine if bounds["min_cosine"] is None else float(bounds["min_cosine"])
-        limits = Limits(min_cosine=cosine, max_changed=budget.max_changed.value / 100)
-        _finish_ready(bundle, found, reference=reference, limits=limits, as_json=as_json)
-        return
-    option = DataOption(path=data, text=text, label=label) if data else None
-    result, warnings = run_parity(Path(bundle), lanes=lanes or LANES, reference=reference, data=option)
-    faults = judge(result, budget)
-    if as_json:
-        verdict = {"passed": not faults, "faults": [str(fault) for fault in faults], "warnings": list(warnings)}
-        print_json("parity", {"bundle": bundle, **result.as_json(), **verdict})
-    else:
-        for warning in warnings:
-            click.echo(f"data: {warning}", err=True)
-        _print(result)
-    if faults:
-        raise _unlike(bundle, reference, faults)
-    if not as_json:
-        print(f"passed: int8 loses at most {budget.max_drop} and changes at most {budget.max_changed} of the rows")
+    asked = spread(load_asked(verify(bundle), bundle, data), most or None)
+    if path.suffix != asked.rows.suffix:
+        what = f"these rows are kept in a file that ends in {asked.rows.suffix}, not in {path.suffix or 'nothing'}"
+        raise UsageError("E0128", what, fix=f"--save-rows {path.with_suffix(asked.rows.suffix)}")
+    asked.rows.write(path)
+    print(f"{len(asked.rows)} rows written to {path}; on the device:")
+    print(f"python -m edgekit_runtime selftest {bundle.name} --rows {path.name} --evidence device.json")
 
 
-def _unlike(bundle: str, reference: str, faults: "Sequence[Fault]") -> QualityError:
-    return QualityError(
-        "E0302",
-        f"{Path(bundle).name} does not answer as {reference} does",
-        why="; ".join(str(fault) for fault in faults),
-        fix="look at the rows above; build again with more calibration rows or more layers in float",
-    )
+def _short(bundle: str, run: "ParityRun") -> dict[str, object]:
+    """Give the evidence document without the outputs of every row, which ``--evidence`` writes."""
+    from edgekit.parity.words import sentences
+
+    held = run.as_json()
+    lanes = [lane.as_json() for lane in run.evidence]
+    for lane in lanes:
+        lane.pop("outputs")
+        lane.pop("tensors")
+    words = sentences(run.comparison, run.verdict)
+    return {**held, "lanes": lanes, "bundle_file": bundle, "passed": run.verdict.passed, "words": words}
 
 
-def _finish_ready(
-    bundle: str, found: "Mapping[str, Closeness]", *, reference: str, limits: "Limits", as_json: bool
-) -> None:
-    """Print what a bundle of a ready model lost, and judge it."""
-    from edgekit.cli.quantise_only import CLOSENESS, closeness_cells
-    from edgekit.parity.closeness import misses
+def _print(run: "ParityRun") -> None:
+    from edgekit.parity.words import sentences
 
-    faults = [fault for lane, close in found.items() for fault in misses(lane, close, limits)]
-    if as_json:
-        verdict = {"passed": not faults, "faults": [str(fault) for fault in faults]}
-        agreements = {lane: close.as_json() for lane, close in found.items()}
-        print_json("parity", {"bundle": bundle, "reference": reference, "agreements": agreements, **verdict})
-    else:
-        rows = [[lane, *closeness_cells(close)] for lane, close in found.items()]
-        print_table(("lane", *CLOSENESS), rows, right=frozenset(range(1, 1 + len(CLOSENESS))))
-    if faults:
-        raise _unlike(bundle, reference, faults)
-    if not as_json:
-        print(f"passed: int8 keeps a mean cosine of at least {limits.min_cosine:g} to {reference}")
-
-
-def _print(result: "ParityResult") -> None:
-    rows = []
-    for lane in result.lanes:
-        low, high = lane.interval
-        cells = [lane.lane, f"{lane.accuracy:.4f} ({low:.3f}-{high:.3f})"]
-        pair = result.agreement(lane.lane)
-        if pair is None:
-            rows.append([*cells, "reference", "-", "-", "-", "-"])
-            continue
-        least, most = pair.changed_interval
-        changed = f"{pair.changed} ({100 * least:.2f}-{100 * most:.2f} %)"
-        sqnr = f"{pair.sqnr_db:.1f} dB"
-        rows.append(
-            [*cells, f"{pair.drop.value:+.2f}", changed, sqnr, f"{pair.cosine:.6f}", f"{pair.max_difference:.4f}"]
-        )
-    print(f"{result.rows:,} rows; drop in points and changed rows against {result.reference}")
+    for warning in run.asked.warnings:
+        click.echo(f"data: {warning}", err=True)
+    comparison = run.comparison
+    print(f"{comparison.rows:,} rows ({run.asked.source}), against {comparison.reference}")
+    rows = [_cells(lane, reference=lane.lane == comparison.reference) for lane in comparison.lanes]
     print_table(_HEADER, rows, right=frozenset(range(1, len(_HEADER))))
+    print()
+    costs = []
+    for lane in run.evidence:
+        counted = lane.cost.instructions_min
+        cpu = "-" if lane.cost.cpu_ms_min is None else f"{lane.cost.cpu_ms_min:.3f}"
+        where = f"{lane.machine.cpu}, {lane.machine.arch}"
+        costs.append(
+            [lane.lane, f"{lane.engine} {lane.engine_version}", where, cpu, f"{counted:,}" if counted else "-"]
+        )
+    print_table(_COSTS, costs, right=frozenset({3, 4}))
+    print()
+    for line in sentences(comparison, run.verdict):
+        print(line)
+
+
+def _cells(lane: "LaneComparison", *, reference: bool) -> list[str]:
+    accuracy = "-"
+    if lane.accuracy is not None:
+        accuracy = f"{lane.accuracy.value:.4f}"
+        if lane.accuracy.interval is not None:
+            accuracy += " ({:.3f}-{:.3f})".format(*lane.accuracy.interval)
+    if reference:
+        return [lane.lane, accuracy, "reference", "-", "-", "-", "-"]
+    changed = "-"
+    found = lane.measure("changed")
+    if found is not None and found.n is not None and found.interval is not None:
+        low, high = found.interval
+        changed = f"{round(found.value * found.n / 100)} ({low:.2f}-{high:.2f} %)"
+    numbers = [
+        (lane.measure(name), form)
+        for name, form in (
+            ("sqnr", "{:.1f} dB"),
+            ("cosine", "{:.6f}"),
+            ("max_difference", "{:.4f}"),
+            ("max_steps", "{:.2f}"),
+        )
+    ]
+    cells = ["-" if measure is None else form.format(measure.value) for measure, form in numbers]
+    return [lane.lane, accuracy, changed, *cells]

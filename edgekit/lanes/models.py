@@ -56,9 +56,9 @@ def model_bundle(bundle: Bundle, path: Path, model: str) -> bytes | None:
     held = manifest.models.get(runtime)
     file = held.member if held else MODEL_FILES[runtime]
     members[file] = lane.content()
-    # The recorded answers are those of the int8 model, which the float one need not repeat; the reference it must.
+    # The recorded answers are those of the model that is replaced; the float reference binds both.
     members[f"golden/{runtime}.npy"] = bundle.read("golden/reference.npy")
-    entry = ModelEntry(member=file, precision="float32", inputs=lane.inputs, outputs=lane.outputs)
+    entry = ModelEntry(member=file, precision=MODELS[model], inputs=lane.inputs, outputs=lane.outputs)
     return pack(
         name=manifest.name,
         version=manifest.version,

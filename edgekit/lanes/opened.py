@@ -17,7 +17,7 @@ from edgekit_runtime.bundle import Bundle
 from edgekit_runtime.engines.registry import ENGINES
 from edgekit_runtime.errors import UsageError
 
-__all__ = ["PLACES", "default_lanes", "open_lanes"]
+__all__ = ["PLACES", "default_lanes", "is_slow", "open_lanes"]
 
 
 class _Opens(Protocol):
@@ -34,16 +34,18 @@ class _Place:
         prefix: What its names begin with.
         module: Has ``open_lanes(place, models)``; imported when it is asked for.
         example: For messages.
+        slow: A row takes seconds, so that few are asked unless the user wants more.
     """
 
     prefix: str
     module: str
     example: str
+    slow: bool = False
 
 
 PLACES = (
-    _Place("arm:", "edgekit.emulator.lanes", "arm:cortex-a72"),
-    _Place("armv7:", "edgekit.emulator.lanes", "armv7:cortex-a7"),
+    _Place("arm:", "edgekit.emulator.lanes", "arm:cortex-a72", slow=True),
+    _Place("armv7:", "edgekit.emulator.lanes", "armv7:cortex-a7", slow=True),
     _Place("ssh://", "edgekit.remote.ssh", "ssh://pi@raspberrypi.local"),
     _Place("adb:", "edgekit.remote.adb", "adb:SERIAL"),
 )
@@ -89,6 +91,11 @@ def open_lanes(spec: str, bundle: Bundle) -> Sequence[ParityLane]:
         return open_saved(Path(spec))
     known = [*LANES, "tflite-int8:litert-builtin", *(place.example for place in PLACES), "device.json"]
     raise UsageError("E0126", f"no lane {spec!r}", why=f"known: {', '.join(known)}")
+
+
+def is_slow(lane: str) -> bool:
+    """Say whether a lane needs long for a row."""
+    return any(place.slow and lane.startswith(place.prefix) for place in PLACES)
 
 
 def _here(spec: str, model: str, engine: str) -> EngineHere:

@@ -15,7 +15,7 @@ from edgekit_runtime.errors import MissingError, UsageError
 from edgekit_runtime.manifest import TensorSpec
 from edgekit_runtime.preprocess.text import TextPreprocess
 
-__all__ = ["Feeds", "RowSet", "read_rows", "row_shapes", "split_rows"]
+__all__ = ["Feeds", "RowSet", "read_rows", "read_texts", "row_shapes", "split_rows"]
 
 Feeds = Mapping[str, NDArray[np.generic]]
 _TEXT_SUFFIXES = (".txt", ".csv", ".jsonl")
@@ -65,19 +65,33 @@ def read_rows(path: Path, inputs: Sequence[TensorSpec], *, preprocess: TextPrepr
         MissingError: There is no such file (E0614).
         UsageError: It cannot be read (E0143), holds no rows (E0144) or does not fit the model (E0145).
     """
-    wanted = _TEXT_SUFFIXES if preprocess is not None else (".npz",)
-    if not path.is_file():
-        raise MissingError("E0614", f"there is no file '{path}'", fix="check the path")
-    if path.suffix.lower() not in wanted:
-        what = "texts" if preprocess is not None else "arrays"
-        fix = f"give a file that ends in {', '.join(wanted)}"
-        raise UsageError("E0143", f"'{path.name}' is no file of {what}, which the model takes", fix=fix)
     if preprocess is None:
+        _require(path, (".npz",), "arrays")
         return RowSet(feeds=_arrays(path, inputs))
+    texts = read_texts(path, column=column)
+    return RowSet(feeds=tuple(preprocess(text) for text in texts), texts=texts)
+
+
+def read_texts(path: Path, *, column: str) -> tuple[str, ...]:
+    """Read the texts of a ``.txt``, ``.csv`` or ``.jsonl`` file; blank ones are left out.
+
+    Raises:
+        MissingError: There is no such file (E0614).
+        UsageError: It cannot be read (E0143) or holds no text (E0144).
+    """
+    _require(path, _TEXT_SUFFIXES, "texts")
     texts = tuple(text for text in _texts(path, column) if text.strip())
     if not texts:
         raise UsageError("E0144", f"'{path.name}' holds no text", fix="give at least a few dozen sentences")
-    return RowSet(feeds=tuple(preprocess(text) for text in texts), texts=texts)
+    return texts
+
+
+def _require(path: Path, wanted: Sequence[str], what: str) -> None:
+    if not path.is_file():
+        raise MissingError("E0614", f"there is no file '{path}'", fix="check the path")
+    if path.suffix.lower() not in wanted:
+        fix = f"give a file that ends in {', '.join(wanted)}"
+        raise UsageError("E0143", f"'{path.name}' is no file of {what}, which the model takes", fix=fix)
 
 
 def split_rows(given: RowSet, evaluation: RowSet | None, *, most: int) -> tuple[RowSet, RowSet]:

@@ -47,6 +47,14 @@ class Run:
         return json.loads(self.out)
 
 
+def measured(run: Run) -> dict[str, dict[str, float]]:
+    """Give the measures of every lane but the reference, from ``edgekit parity --json``."""
+    lanes = run.json["comparison"]["lanes"]
+    return {
+        lane["lane"]: {each["name"]: each["value"] for each in lane["measures"]} for lane in lanes if lane["measures"]
+    }
+
+
 def edgekit(*arguments: object, cwd: Path, cache: Path, timeout: float = 600) -> Run:
     """Run the command line in a process of its own, as a user does."""
     done = subprocess.run(

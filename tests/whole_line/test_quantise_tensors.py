@@ -120,6 +120,8 @@ def test_run_and_parity_take_arrays(net):
     run = edgekit("run", "out/net-x86-64.edge", "one.npz", "--json", **where)
     (values,) = (value for name, value in run.json["results"][0].items() if name != "input")
     assert np.array(values).shape == (1, 3)
-    parity = edgekit("parity", "out/net-x86-64.edge", "--data", "rows.npz", "--min-cosine", "0.99", "--json", **where)
+    parity = edgekit(
+        "parity", "out/net-x86-64.edge", "--data", "rows.npz", "--gate", "min_cosine=0.99", "--json", **where
+    )
     assert parity.code == 0, parity.err
-    assert parity.json["agreements"]["onnx-int8"]["rows"] == 40
+    assert parity.json["comparison"]["rows"] == 40

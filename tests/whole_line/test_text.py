@@ -126,8 +126,9 @@ def test_parity_reads_rows_of_the_user(reviews):
         cache=reviews.cache,
     )
     assert run.code == 0, run.err
-    assert run.json["rows"] == 40
-    assert run.json["lanes"]["tflite-int8"]["accuracy"] > 0.9
+    assert run.json["rows"]["count"] == 40
+    (lane,) = (each for each in run.json["comparison"]["lanes"] if each["lane"] == "tflite-int8")
+    assert lane["accuracy"]["value"] > 0.9
 
 
 def test_parity_refuses_labels_that_the_model_does_not_know(reviews):

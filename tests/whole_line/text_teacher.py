@@ -6,8 +6,8 @@ from pathlib import Path
 __all__ = ["write_teacher"]
 
 
-def write_teacher(folder: Path, *, words: Sequence[str]) -> None:
-    """Write an untrained 4-layer BERT of width 32 and a WordPiece tokenizer that knows ``words``."""
+def write_teacher(folder: Path, *, words: Sequence[str], layers: int = 4) -> None:
+    """Write an untrained BERT of width 32 and a WordPiece tokenizer that knows ``words``."""
     import torch
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
     from transformers import BertConfig, BertModel
@@ -27,7 +27,7 @@ def write_teacher(folder: Path, *, words: Sequence[str]) -> None:
     config = BertConfig(
         vocab_size=len(vocabulary),
         hidden_size=32,
-        num_hidden_layers=4,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         intermediate_size=64,
         max_position_embeddings=40,

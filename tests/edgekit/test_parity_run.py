@@ -1,0 +1,153 @@
+"""From lanes to verdict: which rows are asked, and that nothing wrong beside the outputs passes."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tiny_bundles
+
+from edgekit.cli import main
+from edgekit.lanes.base import Question
+from edgekit.lanes.opened import open_lanes
+from edgekit_runtime.bundle import verify
+from edgekit_runtime.evidence import document
+from edgekit_runtime.model import Model
+from edgekit_runtime.rows import RawRows, golden_rows, read_rows
+
+TEXTS = ("good film", "bad film", "good good film", "bad bad", "film good", "bad")
+LABELS = ("positive", "negative", "positive", "negative", "positive", "negative")
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "text.edge"
+    tiny_bundles.write_text_bundle(path)
+    lines = [f"{text},{label}" for text, label in zip(TEXTS, LABELS, strict=True)]
+    (tmp_path / "rows.csv").write_text("\n".join(["text,label", *lines]) + "\n")
+    return path
+
+
+def device(path, rows=None, **changes):
+    """Write what a device that runs the bundle would, with ``changes`` to its lane."""
+    bundle = verify(path)
+    rows = rows or RawRows(texts=TEXTS)
+    (lane,) = open_lanes("onnx-fp32", bundle)
+    evidence = lane.answer(Question(path=path, bundle=bundle, rows=rows))
+    changed = replace(evidence, **{name: change(getattr(evidence, name)) for name, change in changes.items()})
+    with Model(bundle, engine="onnxruntime") as model:
+        held = document(model, rows, [replace(changed, lane="device")], source="a file")
+    file = path.with_name("device.json")
+    file.write_text(json.dumps(held))
+    return str(file)
+
+
+def parity(capsys, path, *arguments):
+    """Run the command; give exit code, JSON and what it said on stderr."""
+    rows = () if "--data" in arguments else ("--data", str(path.with_name("rows.csv")))
+    code = main(["parity", str(path), "--reference", "onnx-fp32", *rows, *arguments, "--json"])
+    said = capsys.readouterr()
+    return code, [json.loads(line) for line in said.out.splitlines()], said.err
+
+
+def failed(content):
+    return {(row["lane"], row["gate"]) for row in content["verdict"]["results"] if row["outcome"] == "failed"}
+
+
+def test_device_that_answers_alike_passes(text, capsys):
+    code, (content,), _ = parity(capsys, text, "--on", device(text))
+    assert code == 0
+    assert content["passed"] is True
+    assert content["rows"]["count"] == len(TEXTS)
+    assert content["comparison"]["lanes"][1]["accuracy"]["value"] == 1.0
+    assert "outputs" not in content["lanes"][0]
+
+
+def test_one_row_with_other_tokens_fails_and_is_named(text, capsys):
+    def moved(tensors):
+        ids = tensors["input_ids"].copy()
+        ids[3] += 1
+        return {**tensors, "input_ids": ids}
+
+    code, documents, said = parity(capsys, text, "--on", device(text, tensors=moved))
+    assert code == 3
+    assert len(documents) == 1  # the error is on stderr alone
+    assert failed(documents[0]) == {("device.json/device", "preprocessing")}
+    assert "input_ids differs in 1 of 6 rows, first in row 3" in said
+
+
+def test_failed_goldens_of_a_device_fail_though_its_answers_are_right(text, capsys):
+    code, (content,), said = parity(capsys, text, "--on", device(text, selftest=lambda _: ("outputs: 3 dB",)))
+    assert code == 3
+    assert failed(content) == {("device.json/device", "selftest")}
+    assert "outputs: 3 dB" in said
+
+
+def test_nan_in_one_row_fails(text, capsys):
+    def broken(outputs):
+        return np.where(np.arange(len(outputs))[:, None] == 2, np.float32("nan"), outputs)
+
+    code, (content,), _ = parity(capsys, text, "--on", device(text, outputs=broken))
+    assert code == 3
+    assert ("device.json/device", "finite") in failed(content)
+
+
+def test_goldens_are_compared_when_the_device_was_given_no_rows(text, capsys):
+    file = device(text, rows=golden_rows(verify(text)))
+    code = main(["parity", str(text), "--reference", "onnx-fp32", "--on", file, "--json"])
+    content = json.loads(capsys.readouterr().out)
+    assert (code, content["rows"]["source"]) == (0, "goldens of the bundle")
+    assert content["comparison"]["labelled"] is False
+
+
+def test_rows_are_spread_over_the_file(text, tmp_path, capsys):
+    lines = [f"film {'good' if i % 2 else 'bad'} {'film ' * (i % 5)},{LABELS[(i + 1) % 2]}" for i in range(101)]
+    many = tmp_path / "many.csv"
+    many.write_text("\n".join(["text,label", *lines]) + "\n")
+    out = tmp_path / "rows.json"
+    arguments = ["--data", str(many), "--rows", "11", "--save-rows", str(out)]
+    assert main(["parity", str(text), *arguments]) == 0
+    assert "--rows rows.json --evidence" in capsys.readouterr().out
+    assert read_rows(out).texts == tuple(lines[i].rsplit(",", 1)[0] for i in range(0, 101, 10))
+    assert main(["parity", str(text), *arguments[:-1], str(tmp_path / "rows.npz")]) == 2
+
+
+def test_evidence_of_a_run_holds_every_output(text, tmp_path, capsys):
+    out = tmp_path / "run.json"
+    code, _, _ = parity(capsys, text, "--on", device(text), "--evidence", str(out))
+    held = json.loads(out.read_text())
+    assert code == 0
+    assert held["format"] == "edgekit-evidence"
+    assert [lane["lane"] for lane in held["lanes"]] == ["onnx-fp32", "device.json/device"]
+    again = open_lanes(str(out), verify(text))
+    question = Question(path=text, bundle=verify(text), rows=RawRows(texts=TEXTS))
+    assert again[1].answer(question).outputs.tolist() == [[0, 1], [1, 0], [0, 2], [2, 0], [0, 1], [1, 0]]
+
+
+def test_file_of_texts_alone_is_compared_without_labels(text, tmp_path, capsys):
+    (tmp_path / "texts.txt").write_text("good film\nbad film\n\nfilm\n")
+    code, (content,), _ = parity(capsys, text, "--data", str(tmp_path / "texts.txt"), "--on", "onnx-fp32")
+    assert code == 0
+    assert content["rows"]["count"] == 3
+    assert content["comparison"]["labelled"] is False
+    image = tmp_path / "image.edge"
+    tiny_bundles.write_image_bundle(image)
+    assert main(["parity", str(image), "--data", str(tmp_path / "texts.txt"), "--on", "onnx-fp32"]) == 2
+
+
+def test_option_rows_takes_a_number_or_all(text, capsys):
+    for wrong in ("0", "-1", "some"):
+        assert main(["parity", str(text), "--rows", wrong]) == 2
+    assert parity(capsys, text, "--rows", "all", "--on", "onnx-fp32")[1][0]["rows"]["count"] == len(TEXTS)
+    assert parity(capsys, text, "--rows", "2", "--on", "onnx-fp32")[1][0]["rows"]["count"] == 2
+
+
+def test_a_swapped_label_file_lets_no_reference_pass(text, tmp_path, capsys):
+    other = {"positive": "negative", "negative": "positive"}
+    lines = [f"{text},{other[label]}" for text, label in zip(TEXTS * 4, LABELS * 4, strict=True)]
+    lines = [f"{i % 7 * 'film '}{line}" for i, line in enumerate(lines)]
+    (tmp_path / "swapped.csv").write_text("\n".join(["text,label", *lines]))
+    code, (content,), said = parity(capsys, text, "--data", str(tmp_path / "swapped.csv"), "--on", "onnx-fp32")
+    assert code == 3
+    assert content["verdict"]["reference_faults"]
+    assert "error[E0305]" in said
