@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from edgekit_converters.export.contract import ModelContract
 from edgekit_converters.export.onnx import export_module_onnx
 from edgekit_converters.export.tflite import export_module_tflite
+from edgekit_converters.layerwise.record import record_onnx, record_tflite
 from edgekit_converters.quantize.affine import separate_affine
 from edgekit_converters.quantize.graph import kernel_kinds, layer_biases, layer_weights
 from edgekit_converters.quantize.grid import ActivationType
@@ -37,7 +38,10 @@ def write_onnx(
     opset: int,
     seven_bit: SevenBit = False,
 ) -> str:
-    """Write int8 ONNX with our own Q/DQ placement, and beside it what its sums can reach (``saturation.json``).
+    """Write int8 ONNX with our own Q/DQ placement.
+
+    Beside it: what its sums can reach (``saturation.json``), and its float file with the places of its layers, which
+    a comparison layer by layer needs.
 
     Args:
         made: The plan and the graph that it belongs to.
@@ -56,6 +60,7 @@ def write_onnx(
         source = Path(folder) / target.name
         export_module_onnx(graph, contract, source, opset=max(opset, least_opset(plan)))
         counts = quantize_onnx(source, target, plan, weights, activations=activations)
+        record_onnx(source, target.parent, graph, weights)
     found = read_onnx(target, plan, weights)
     equal = prove(plan, weights, layer_biases(graph), found) + prove_codes(plan, read_onnx_codes(target))
     proofs = prove_layers(plan, found, kernel_kinds(graph))
@@ -98,6 +103,7 @@ def write_tflite(
         source = Path(folder) / target.name
         export_module_tflite(separate_affine(made.graph), contract, source)
         quantize_tflite(source, target, made.plan, weights, rows)
+        record_tflite(source, target.parent, made.graph, weights)
     equal = prove(made.plan, weights, layer_biases(made.graph), read_tflite(target, made.plan, weights))
     equal += prove_codes(made.plan, read_tflite_codes(target))
     return f"{target.stat().st_size / 1e6:.2f} MB; {equal} arrays and grids equal the plan's"
