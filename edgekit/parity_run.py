@@ -12,19 +12,23 @@ import numpy as np
 from edgekit.lanes.base import ParityLane, Question
 from edgekit.lanes.opened import default_lanes, is_slow, open_lanes
 from edgekit.lanes.saved import SavedLane
+from edgekit.layers import LANES as LAYER_LANES
+from edgekit.layers import LayerReport, layer_report
 from edgekit.parity.compare import Asked, Comparison, compare
 from edgekit.parity.gates import Gate, read_gates
 from edgekit.parity.verdict import GateResult, Outcome, Verdict, judge
 from edgekit.parity_rows import GOLDENS, AskedRows, DataOption, load_asked, spread
 from edgekit.versions import installed_versions
 from edgekit_runtime.bundle import Bundle, verify
+from edgekit_runtime.errors import EdgekitError
 from edgekit_runtime.evidence import FORMAT, SCHEMA, LaneEvidence
 from edgekit_runtime.manifest import DType
 from edgekit_runtime.rows import golden_rows
 
-__all__ = ["SLOW_ROWS", "ParityAsk", "ParityRun", "run_parity", "write_evidence"]
+__all__ = ["SLOW_ROWS", "ParityAsk", "ParityRun", "run_parity", "with_layers", "write_evidence"]
 
 SLOW_ROWS: Final = 200  # of a comparison with an emulated lane, unless the user says otherwise
+LAYER_ROWS: Final = 32
 _FLOAT_TOLERANCE = 1e-5  # of a fingerprint, relative: processors round float preprocessing apart
 
 Tell = Callable[[str], None]
@@ -61,7 +65,8 @@ class ParityRun:
         evidence: Of every lane, the reference first.
         comparison: All lanes against the reference.
         verdict: Of all gates, self-tests and preprocessing.
-        layers: Layer report of a lane that failed, in its JSON form, by lane; filled by the caller.
+        layers: Layer reports by int8 model of the bundle, of this machine's kernels.
+        notes: Why layers were not compared.
     """
 
     question: Question
@@ -69,7 +74,8 @@ class ParityRun:
     evidence: tuple[LaneEvidence, ...]
     comparison: Comparison
     verdict: Verdict
-    layers: Mapping[str, object] = field(default_factory=dict)
+    layers: Mapping[str, LayerReport] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, object]:
         """Give the evidence document of the run."""
@@ -103,7 +109,8 @@ class ParityRun:
             "comparison": self.comparison.as_json(),
             "verdict": self.verdict.as_json(),
             "warnings": list(self.asked.warnings),
-            "layers": dict(self.layers),
+            "layers": {model: report.as_json() for model, report in self.layers.items()},
+            "notes": list(self.notes),
             "plan": [{name: row.get(name) for name in ("name", "kind", "mode", "why")} for row in plan],
         }
 
@@ -198,6 +205,48 @@ def _other_tensors(bundle: Bundle, reference: LaneEvidence, lane: LaneEvidence) 
 def _result(lane: str, gate: str, words: str, *, passed: bool) -> GateResult:
     outcome = Outcome.PASSED if passed else Outcome.FAILED
     return GateResult(lane=lane, gate=gate, outcome=outcome, measure=None, limit=None, words=f"{gate}: {words}")
+
+
+def with_layers(run: ParityRun, *, every: bool, max_ram_mb: int, tell: Tell) -> ParityRun:
+    """Compare the layers of int8 models: those of lanes that failed, or of every lane.
+
+    Wherever a lane ran, its model is compared in the kernels of this machine, on the rows that are furthest off.
+
+    Args:
+        run: From ``run_parity``.
+        every: Of lanes that passed, too.
+        max_ram_mb: Memory that this process may take, in MB (1e6 bytes).
+        tell: Hears one line a model.
+
+    Raises:
+        EdgekitError: What ``layer_report`` raises if ``every``; else it becomes a note, for the verdict stands without.
+    """
+    failed = {result.lane for result in run.verdict.failed}
+    reports: dict[str, LayerReport] = {}
+    notes: list[str] = []
+    for lane in run.comparison.others:
+        model = _model_of(lane.lane)
+        if model is None or model in reports or not (every or lane.lane in failed):
+            continue
+        worst = [row.row for row in lane.worst_rows]
+        places = list(dict.fromkeys([*worst, *range(len(run.question.rows))]))[:LAYER_ROWS]
+        tell(f"layers of {model}: {len(places)} rows")
+        feeds = [run.question.feeds[place] for place in places]
+        try:
+            reports[model] = layer_report(
+                run.question.path, model, feeds, max_ram_mb=max_ram_mb, bundle=run.question.bundle
+            )
+        except EdgekitError as error:
+            if every:
+                raise
+            notes.append(f"the layers of {model} were not compared: {error.what}")
+    return replace(run, layers=reports, notes=tuple(notes))
+
+
+def _model_of(lane: str) -> str | None:
+    """Give the int8 model behind a lane: ``tflite-int8`` of ``arm:cortex-a72/tflite-int8``."""
+    name = lane.rpartition("/")[2].partition(":")[0]
+    return name if name in LAYER_LANES else None
 
 
 def write_evidence(run: ParityRun, path: Path) -> None:

@@ -38,6 +38,8 @@ def _rows_option(_: click.Context, __: click.Parameter, value: str | None) -> in
 @click.option("--rows", callback=_rows_option, help="At most so many rows; all, but 200 with an emulated lane.")
 @click.option("--gate", "gates", multiple=True, metavar="NAME=VALUE", help="A bound, e.g. 'max_changed=2 points'.")
 @click.option("--require-enough-rows", is_flag=True, help="Fail where the rows are too few to be sure of a bound.")
+@click.option("--layers/--no-layers", default=None, help="Name the layer where an int8 lane parts; else if it fails.")
+@click.option("--max-ram", default=1500, show_default=True, type=click.IntRange(min=1), help="For --layers, in MB.")
 @click.option("--evidence", type=click.Path(path_type=Path), help="Write all that was measured as JSON.")
 @click.option("--save-rows", type=click.Path(path_type=Path), help="Write the rows for a device, and run nothing.")
 @json_option
@@ -52,7 +54,7 @@ def command(bundle: str, as_json: bool, **options: Any) -> None:  # noqa: ANN401
     from edgekit.parity.gates import parse_gate
     from edgekit.parity.verdict import refusal
     from edgekit.parity_rows import DataOption
-    from edgekit.parity_run import ParityAsk, run_parity, write_evidence
+    from edgekit.parity_run import ParityAsk, run_parity, with_layers, write_evidence
 
     data = options["data"]
     ask = ParityAsk(
@@ -66,7 +68,9 @@ def command(bundle: str, as_json: bool, **options: Any) -> None:  # noqa: ANN401
     if options["save_rows"]:
         _save_rows(Path(bundle), ask.data, ask.most_rows, options["save_rows"])
         return
-    run = run_parity(Path(bundle), ask, tell=lambda line: click.echo(line, err=True))
+    run = run_parity(Path(bundle), ask, tell=_tell)
+    if options["layers"] is not False:
+        run = with_layers(run, every=bool(options["layers"]), max_ram_mb=options["max_ram"], tell=_tell)
     if options["evidence"]:
         write_evidence(run, options["evidence"])
     if as_json:
@@ -77,6 +81,10 @@ def command(bundle: str, as_json: bool, **options: Any) -> None:  # noqa: ANN401
     failed = refusal(run.verdict, bundle=Path(bundle).name, reference=ask.reference)
     if failed:
         raise failed
+
+
+def _tell(line: str) -> None:
+    click.echo(line, err=True)
 
 
 def _save_rows(bundle: Path, data: Any, most: int | None, path: Path) -> None:  # noqa: ANN401 - DataOption or None
@@ -94,20 +102,22 @@ def _save_rows(bundle: Path, data: Any, most: int | None, path: Path) -> None:  
 
 def _short(bundle: str, run: "ParityRun") -> dict[str, object]:
     """Give the evidence document without the outputs of every row, which ``--evidence`` writes."""
-    from edgekit.parity.words import sentences
-
     held = run.as_json()
     lanes = [lane.as_json() for lane in run.evidence]
     for lane in lanes:
         lane.pop("outputs")
         lane.pop("tensors")
-    words = sentences(run.comparison, run.verdict)
-    return {**held, "lanes": lanes, "bundle_file": bundle, "passed": run.verdict.passed, "words": words}
+    return {**held, "lanes": lanes, "bundle_file": bundle, "passed": run.verdict.passed, "words": _words(run)}
+
+
+def _words(run: "ParityRun") -> list[str]:
+    from edgekit.parity.words import sentences
+
+    layers = [report.words for report in run.layers.values()]
+    return [*sentences(run.comparison, run.verdict), *layers, *(f"note: {note}" for note in run.notes)]
 
 
 def _print(run: "ParityRun") -> None:
-    from edgekit.parity.words import sentences
-
     for warning in run.asked.warnings:
         click.echo(f"data: {warning}", err=True)
     comparison = run.comparison
@@ -125,7 +135,7 @@ def _print(run: "ParityRun") -> None:
         )
     print_table(_COSTS, costs, right=frozenset({3, 4}))
     print()
-    for line in sentences(comparison, run.verdict):
+    for line in _words(run):
         print(line)
 
 
