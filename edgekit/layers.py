@@ -24,12 +24,22 @@ if TYPE_CHECKING:
     from edgekit_converters.layerwise.network import Network
     from edgekit_converters.layerwise.units import Twin
 
-__all__ = ["LANES", "LayerReport", "Opened", "layer_report", "open_twin", "ram_for_pieces"]
+__all__ = [
+    "DISK_BYTES",
+    "LANES",
+    "Feeds",
+    "LayerReport",
+    "Opened",
+    "layer_report",
+    "open_twin",
+    "ram_for_pieces",
+    "scratch",
+]
 
 LANES = ("onnx-int8", "tflite-int8")
 _SCHEMA = 1
 _MASK = "attention_mask"
-_DISK_BYTES = 4_000_000_000
+DISK_BYTES = 4_000_000_000  # of captured tensors; more rows than fit are done in turns
 _LEAST_BYTES = 16_000_000  # a piece that may take less could not hold one layer of a small network
 _SHARE = 0.6  # of what is left of the RAM; engines and the allocator take the rest
 
@@ -212,7 +222,7 @@ def layer_report(
     opened = open_twin(path, lane, bundle=bundle)
     rows = opened.named(feeds)
     with scratch() as folder:
-        room = Room(ram_bytes=ram_for_pieces(max_ram_mb), disk_bytes=_DISK_BYTES, folder=folder)
+        room = Room(ram_bytes=ram_for_pieces(max_ram_mb), disk_bytes=DISK_BYTES, folder=folder)
         layers = compare_layers(opened.twin, rows, room, mask=opened.mask)
     return LayerReport(
         bundle=path.name,
@@ -221,7 +231,7 @@ def layer_report(
         kernels=_kernels(opened.form),
         layers=layers,
         cpu_s=round(time.process_time() - start, 2),
-        peak_rss_mb=round(peak_rss_bytes() / 1e6, 1),
+        peak_rss_mb=round(_peak_rss_bytes() / 1e6, 1),
     )
 
 
@@ -262,7 +272,7 @@ def _rss_bytes() -> int:
     return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def peak_rss_bytes() -> int:
+def _peak_rss_bytes() -> int:
     """Give the most memory that this process has held."""
     import resource
 

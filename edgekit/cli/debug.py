@@ -53,6 +53,33 @@ def layers(bundle: str, as_json: bool, **options: Any) -> None:  # noqa: ANN401
     print_layers(report)
 
 
+@command.command("reduce")
+@bundle_argument
+@_row_options
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="A new folder.")
+@json_option
+def reduce(bundle: str, as_json: bool, **options: Any) -> None:  # noqa: ANN401
+    """Write the smallest model and input that show where BUNDLE first parts from float, as plain files."""
+    from edgekit.layers_reduce import reduce_fault
+
+    question, _ = _question(bundle, **options)
+    told, made = reduce_fault(
+        Path(bundle),
+        options["lane"],
+        question.feeds,
+        options["out"],
+        max_ram_mb=options["max_ram"],
+        bundle=question.bundle,
+    )
+    if as_json:
+        files = [str(file) for file in made.files]
+        print_json("debug", {**told.as_json(), "operators": list(made.operators), "row": made.row, "files": files})
+        return
+    print(f"{told.module} ({told.reason}): {told.note}")
+    print(f"{', '.join(made.operators)}, row {made.row} of {made.of_rows}: {options['out']}")
+    print("`python show.py` in that folder shows it")
+
+
 def _question(bundle: str, **options: Any) -> Any:  # noqa: ANN401
     from edgekit.lanes.base import Question
     from edgekit.parity_rows import DataOption, load_asked, spread
