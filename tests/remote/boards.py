@@ -1,6 +1,7 @@
 """A board for the tests: a real sshd on the loopback, the system's own ssh in front of it, and Pythons to run on it."""
 
 import contextlib
+import getpass
 import os
 import pwd
 import shlex
@@ -15,8 +16,6 @@ from pathlib import Path
 
 import pytest
 from debian_tools import SSHD, tool
-
-USER = pwd.getpwuid(os.getuid()).pw_name
 
 _SERVER = """
 Port {port}
@@ -55,12 +54,14 @@ class Board:
     Attributes:
         folder: Holds keys and configurations.
         port: Where it listens.
+        user: Who may log in.
         bin: Holds ``ssh`` and ``scp`` that take the tests' configuration; to be put before PATH.
         log: Every call of them: its words, each ended by a NUL, and a line end.
     """
 
     folder: Path
     port: int
+    user: str
     bin: Path
     log: Path
 
@@ -94,8 +95,9 @@ def running_board(folder: Path):
     (folder / "authorised").write_text((folder / "user.pub").read_text())
     (folder / "known").write_text(f"[127.0.0.1]:{port} {(folder / 'host.pub').read_text()}")
     (folder / "sshd_config").write_text(_SERVER.format(port=port, folder=folder))
-    (folder / "config").write_text(_CLIENT.format(port=port, folder=folder, user=USER))
-    board = Board(folder, port, folder / "bin", folder / "calls")
+    user = getpass.getuser()
+    (folder / "config").write_text(_CLIENT.format(port=port, folder=folder, user=user))
+    board = Board(folder, port, user, folder / "bin", folder / "calls")
     board.bin.mkdir()
     board.log.touch()
     for name in ("ssh", "scp"):
@@ -108,6 +110,9 @@ def running_board(folder: Path):
         server = subprocess.Popen(command, stderr=log, env={**os.environ, "LD_LIBRARY_PATH": libraries})
     try:
         _wait(server, port, folder / "log")
+        greeting = subprocess.run([board.bin / "ssh", "board", "echo hello"], capture_output=True, check=False)
+        if greeting.stdout != b"hello\n":
+            pytest.skip(f"no login by ssh here: {(folder / 'log').read_text()[-300:]}")
         yield board
     finally:
         server.terminate()

@@ -31,7 +31,11 @@ def _unpack(packages, root):
     aside = root.with_name(f"{root.name}.{os.getpid()}")
     shutil.rmtree(aside, ignore_errors=True)
     (aside / "deb").mkdir(parents=True)
-    done = subprocess.run(["apt-get", "download", *packages], cwd=aside / "deb", capture_output=True, check=False)
+    download = ["apt-get", "download", *packages]
+    done = subprocess.run(download, cwd=aside / "deb", capture_output=True, check=False)
+    if done.returncode and os.getuid() == 0:  # a fresh container has no lists of packages
+        subprocess.run(["apt-get", "update", "-q"], capture_output=True, check=False)
+        done = subprocess.run(download, cwd=aside / "deb", capture_output=True, check=False)
     if done.returncode:
         shutil.rmtree(aside)
         pytest.skip(f"{packages[0]} is not installed, and cannot be fetched: {done.stderr.decode()[-200:]}")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from boards import USER, bare_python, script
+from boards import bare_python, script
 
 from edgekit.lanes.here import EngineHere
 from edgekit.remote.ssh import open_lanes
@@ -55,9 +55,9 @@ def refused(board, python, question):
 
 
 def test_board_answers_to_the_bit_what_the_same_engine_answers_here(board, python, question):
-    found = lane(python, f"{USER}@127.0.0.1:{board.port}").answer(question)
+    found = lane(python, f"{board.user}@127.0.0.1:{board.port}").answer(question)
     here = EngineHere(name="here", model=MODEL, engine="onnxruntime").answer(question)
-    assert found.lane == f"ssh://{USER}@127.0.0.1:{board.port}?python={python}/{MODEL}"
+    assert found.lane == f"ssh://{board.user}@127.0.0.1:{board.port}?python={python}/{MODEL}"
     assert found.outputs.tobytes() == here.outputs.tobytes()
     # 'good' adds 1 to the second logit, 'bad' to the first.
     np.testing.assert_array_equal(found.outputs[:2], [[0, 1], [2, 0]])
