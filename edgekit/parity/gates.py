@@ -145,8 +145,9 @@ class Gate:
     limit: Quantity
     asked: bool = False
 
-    def __str__(self) -> str:
-        return f"{self.kind.name}={self.limit}"
+    def written(self) -> str:
+        """Give the bound as a recipe would write it, with every digit."""
+        return f"{self.limit.value!r} {self.limit.unit.value}"
 
 
 # MLPerf Inference holds a closed-division model to 99 % of the reference's accuracy. A float export computes the same
@@ -175,10 +176,11 @@ def make_gate(name: str, written: object, *, asked: bool = True) -> Gate:
     if kind is None:
         raise UsageError("E0167", f"no gate {name!r}", why=f"known: {', '.join(GATES)}")
     example = f"write for example {name}='{_example(kind)}'"
-    if not isinstance(written, str):
-        raise UsageError("E0168", f"{name} needs a unit, not {written!r} alone", fix=example)
     # A cosine has no other unit that it could be taken for.
-    text = f"{written} cosine" if kind.unit is Unit.COSINE and _bare(written) else written
+    bare = kind.unit is Unit.COSINE and _is_number(written)
+    if not bare and not isinstance(written, str):
+        raise UsageError("E0168", f"{name} needs a unit, not {written!r} alone", fix=example)
+    text = f"{written} cosine" if bare else str(written)
     try:
         given = Quantity.parse(text)
     except ValueError as error:
@@ -193,12 +195,10 @@ def make_gate(name: str, written: object, *, asked: bool = True) -> Gate:
     return Gate(kind=kind, limit=limit, asked=asked)
 
 
-def _bare(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+def _is_number(written: object) -> bool:
+    if isinstance(written, str):
+        return written.replace(".", "", 1).isdecimal()
+    return isinstance(written, int | float) and not isinstance(written, bool)
 
 
 def _example(kind: GateKind) -> str:

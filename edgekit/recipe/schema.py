@@ -4,13 +4,26 @@ Defaults live in ``spec.py`` alone: a model hands on only the keys that were giv
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, Field, model_validator
 
+from edgekit.recipe.section import (
+    UNSET,
+    Count,
+    Epochs,
+    GateTexts,
+    Increasing,
+    PointsText,
+    Positive,
+    Rate,
+    Section,
+    Sha256,
+    Text,
+    fault,
+    unique,
+)
 from edgekit.recipe.spec import (
     AdaptSpec,
     BudgetSpec,
@@ -20,6 +33,7 @@ from edgekit.recipe.spec import (
     ExportSpec,
     ImageSpec,
     ModelSpec,
+    ParitySpec,
     PruneSpec,
     QuantizeSpec,
     Recipe,
@@ -28,7 +42,6 @@ from edgekit.recipe.spec import (
     Task,
     TeacherSource,
 )
-from edgekit.recipe.units import Points
 
 __all__ = ["DataKind", "RecipeModel"]
 
@@ -37,68 +50,16 @@ DataKind = Literal["csv", "jsonl", "parquet", "datasets", "images", "npz", "idx"
 _FILE_KINDS = ("csv", "jsonl", "parquet", "npz", "idx", "images")  # may lie inside a package
 _SPLIT_KINDS = ("datasets", "idx")
 
-_UNSET: Any = None  # of a key that the file lacks; never handed on
-
-
-def fault(text: str, *, key: str = "") -> PydanticCustomError:
-    """Make an error with our own words; ``key`` points at one key of the section."""
-    # The text goes in as a value: pydantic would read braces in a template.
-    return PydanticCustomError("recipe", "{text}", {"text": text, "key": key})
-
-
-def _points(value: object) -> Points:
-    if not isinstance(value, str):
-        raise fault(f"needs a unit; write for example '{value} points'")
-    try:
-        return Points.parse(value)
-    except ValueError as error:
-        raise fault(str(error)) from None
-
-
-def _unique(values: list[Any]) -> list[Any]:
-    for index, value in enumerate(values):
-        if value in values[:index]:
-            raise fault(f"names {value!r} twice")
-    return values
-
-
-def _increasing(values: list[int]) -> list[int]:
-    if any(left >= right for left, right in pairwise(values)):
-        raise fault(f"must increase from one layer to the next, not {values}")
-    return values
-
-
-Text = Annotated[str, Field(min_length=1)]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Count = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(ge=1)]
-Epochs = Annotated[float, Field(ge=0, le=10_000)]
-Rate = Annotated[float, Field(gt=0, le=1)]
-PointsText = Annotated[Points, BeforeValidator(_points)]
-
-
-class Section(BaseModel):
-    """A part of the recipe; keys that it does not know are refused, and no value is converted from another type."""
-
-    model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, arbitrary_types_allowed=True
-    )
-
-    def given(self, *without: str) -> dict[str, Any]:
-        """Give the keys that the file holds, lists as tuples."""
-        pairs = ((name, getattr(self, name)) for name in self.model_fields_set if name not in without)
-        return {name: tuple(value) if isinstance(value, list) else value for name, value in pairs}
-
 
 class TeacherModel(Section):
     """``model.teacher``: the kind of source is a key."""
 
-    folder: Text = Field(default=_UNSET)
-    hub: str = Field(default=_UNSET, pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
-    package: Text = Field(default=_UNSET)
-    factory: str = Field(default=_UNSET, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
-    weights: str = Field(default=_UNSET, pattern=r"\.safetensors$")
-    architecture: Text = Field(default=_UNSET)
+    folder: Text = Field(default=UNSET)
+    hub: str = Field(default=UNSET, pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
+    package: Text = Field(default=UNSET)
+    factory: str = Field(default=UNSET, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+    weights: str = Field(default=UNSET, pattern=r"\.safetensors$")
+    architecture: Text = Field(default=UNSET)
     subfolder: str = ""
     revision: str = ""
     config: dict[str, Any] = Field(default_factory=dict)
@@ -127,10 +88,10 @@ class TeacherModel(Section):
 class StudentModel(Section):
     """``model.student``."""
 
-    layers: Annotated[list[Count], AfterValidator(_increasing)] = Field(default=_UNSET, min_length=1)
-    hidden: int = Field(default=_UNSET, ge=0, multiple_of=8)
-    widths: list[Positive] = Field(default=_UNSET, min_length=1)
-    max_length: int = Field(default=_UNSET, ge=3, le=8192)
+    layers: Increasing = Field(default=UNSET, min_length=1)
+    hidden: int = Field(default=UNSET, ge=0, multiple_of=8)
+    widths: list[Positive] = Field(default=UNSET, min_length=1)
+    max_length: int = Field(default=UNSET, ge=3, le=8192)
 
 
 class ModelModel(Section):
@@ -150,14 +111,14 @@ class ModelModel(Section):
 class SourceModel(Section):
     """``data.train`` and ``data.eval``: the kind of source is a key."""
 
-    csv: Text = Field(default=_UNSET)
-    jsonl: Text = Field(default=_UNSET)
-    parquet: Text = Field(default=_UNSET)
-    datasets: Text = Field(default=_UNSET)
-    images: Text = Field(default=_UNSET)
-    npz: Text = Field(default=_UNSET)
-    idx: Text = Field(default=_UNSET)
-    sklearn: Text = Field(default=_UNSET)
+    csv: Text = Field(default=UNSET)
+    jsonl: Text = Field(default=UNSET)
+    parquet: Text = Field(default=UNSET)
+    datasets: Text = Field(default=UNSET)
+    images: Text = Field(default=UNSET)
+    npz: Text = Field(default=UNSET)
+    idx: Text = Field(default=UNSET)
+    sklearn: Text = Field(default=UNSET)
     package: str = ""
     split: str = ""
     sha256: Sha256 = Field(default="")
@@ -182,10 +143,10 @@ class ImageModel(Section):
 
     height: int = Field(ge=1, le=8192)
     width: int = Field(ge=1, le=8192)
-    channels: Literal[1, 3] = Field(default=_UNSET)
-    scale: float = Field(default=_UNSET, gt=0)
-    mean: list[float] = Field(default=_UNSET)
-    std: list[Annotated[float, Field(gt=0)]] = Field(default=_UNSET)
+    channels: Literal[1, 3] = Field(default=UNSET)
+    scale: float = Field(default=UNSET, gt=0)
+    mean: list[float] = Field(default=UNSET)
+    std: list[Annotated[float, Field(gt=0)]] = Field(default=UNSET)
 
     @model_validator(mode="after")
     def _per_channel(self) -> Self:
@@ -203,14 +164,14 @@ class DataModel(Section):
     """``data``."""
 
     train: SourceModel
-    eval: SourceModel = Field(default=_UNSET)
-    eval_rows: Positive = Field(default=_UNSET)
-    text: Text = Field(default=_UNSET)
-    label: Text = Field(default=_UNSET)
-    where: dict[str, str] = Field(default=_UNSET)
-    labels: dict[str, Text] = Field(default=_UNSET, min_length=2)
-    image: ImageModel = Field(default=_UNSET)
-    licence: str = Field(default=_UNSET)
+    eval: SourceModel = Field(default=UNSET)
+    eval_rows: Positive = Field(default=UNSET)
+    text: Text = Field(default=UNSET)
+    label: Text = Field(default=UNSET)
+    where: dict[str, str] = Field(default=UNSET)
+    labels: dict[str, Text] = Field(default=UNSET, min_length=2)
+    image: ImageModel = Field(default=UNSET)
+    licence: str = Field(default=UNSET)
 
     @model_validator(mode="after")
     def _one_eval(self) -> Self:
@@ -233,32 +194,32 @@ class DataModel(Section):
 class AdaptModel(Section):
     """``adapt``."""
 
-    epochs: Epochs = Field(default=_UNSET)
-    batch_size: Positive = Field(default=_UNSET)
-    learning_rate: Rate = Field(default=_UNSET)
-    frozen_layers: Count = Field(default=_UNSET)
+    epochs: Epochs = Field(default=UNSET)
+    batch_size: Positive = Field(default=UNSET)
+    learning_rate: Rate = Field(default=UNSET)
+    frozen_layers: Count = Field(default=UNSET)
 
 
 class DistillModel(Section):
     """``distill``."""
 
-    epochs: Epochs = Field(default=_UNSET)
-    batch_size: Positive = Field(default=_UNSET)
-    learning_rate: Rate = Field(default=_UNSET)
-    temperature: float = Field(default=_UNSET, gt=0, le=100)
-    ce_weight: float = Field(default=_UNSET, ge=0, le=1)
-    hidden_weight: float = Field(default=_UNSET, ge=0)
+    epochs: Epochs = Field(default=UNSET)
+    batch_size: Positive = Field(default=UNSET)
+    learning_rate: Rate = Field(default=UNSET)
+    temperature: float = Field(default=UNSET, gt=0, le=100)
+    ce_weight: float = Field(default=UNSET, ge=0, le=1)
+    hidden_weight: float = Field(default=UNSET, ge=0)
 
 
 class PruneModel(Section):
     """``prune``."""
 
-    heads: Count = Field(default=_UNSET)
-    ffn: Count = Field(default=_UNSET)
-    channels: float = Field(default=_UNSET, ge=0, lt=1)
-    multiple: Positive = Field(default=_UNSET)
-    criterion: Literal["magnitude", "activation"] = Field(default=_UNSET)
-    recover_epochs: Epochs = Field(default=_UNSET)
+    heads: Count = Field(default=UNSET)
+    ffn: Count = Field(default=UNSET)
+    channels: float = Field(default=UNSET, ge=0, lt=1)
+    multiple: Positive = Field(default=UNSET)
+    criterion: Literal["magnitude", "activation"] = Field(default=UNSET)
+    recover_epochs: Epochs = Field(default=UNSET)
 
     @model_validator(mode="after")
     def _ffn_multiple(self) -> Self:
@@ -274,21 +235,21 @@ class PruneModel(Section):
 class QuantizeModel(Section):
     """``quantize``."""
 
-    calibration_rows: Positive = Field(default=_UNSET)
-    ranges: Literal["minmax", "percentile", "entropy", "mse"] = Field(default=_UNSET)
-    activations: Literal["auto", "uint8", "int8", "int16"] = Field(default=_UNSET)
-    ffn_output: Literal["dynamic", "float", "static"] = Field(default=_UNSET)
-    embedding: Literal["int8", "int4", "float"] = Field(default=_UNSET)
-    weights: Literal["int8", "int4", "power-of-two", "codebook"] = Field(default=_UNSET)
-    rounding: Literal["nearest", "gptq", "adaround"] = Field(default=_UNSET)
-    block: Literal[0, 32, 64, 128, 256] = Field(default=_UNSET)
-    techniques: bool = Field(default=_UNSET)
-    min_sqnr_db: float = Field(default=_UNSET, gt=0)
-    all_int8: bool = Field(default=_UNSET)
-    plan: Text = Field(default=_UNSET)
-    seven_bit: bool | Literal["pairs"] = Field(default=_UNSET)
-    per_tensor: bool = Field(default=_UNSET)
-    whole_network: Literal["off", "int8", "int16-residual"] = Field(default=_UNSET)
+    calibration_rows: Positive = Field(default=UNSET)
+    ranges: Literal["minmax", "percentile", "entropy", "mse"] = Field(default=UNSET)
+    activations: Literal["auto", "uint8", "int8", "int16"] = Field(default=UNSET)
+    ffn_output: Literal["dynamic", "float", "static"] = Field(default=UNSET)
+    embedding: Literal["int8", "int4", "float"] = Field(default=UNSET)
+    weights: Literal["int8", "int4", "power-of-two", "codebook"] = Field(default=UNSET)
+    rounding: Literal["nearest", "gptq", "adaround"] = Field(default=UNSET)
+    block: Literal[0, 32, 64, 128, 256] = Field(default=UNSET)
+    techniques: bool = Field(default=UNSET)
+    min_sqnr_db: float = Field(default=UNSET, gt=0)
+    all_int8: bool = Field(default=UNSET)
+    plan: Text = Field(default=UNSET)
+    seven_bit: bool | Literal["pairs"] = Field(default=UNSET)
+    per_tensor: bool = Field(default=UNSET)
+    whole_network: Literal["off", "int8", "int16-residual"] = Field(default=UNSET)
 
     @model_validator(mode="after")
     def _scheme(self) -> Self:
@@ -308,19 +269,25 @@ class QuantizeModel(Section):
 class ExportModel(Section):
     """``export``."""
 
-    formats: Annotated[list[Literal["onnx", "tflite"]], AfterValidator(_unique)] = Field(default=_UNSET, min_length=1)
+    formats: Annotated[list[Literal["onnx", "tflite"]], AfterValidator(unique)] = Field(default=UNSET, min_length=1)
     # 17 brought LayerNormalization as one operator; 23 is the newest that the exporter was seen to write.
-    opset: int = Field(default=_UNSET, ge=17, le=23)
-    keep_int8: bool = Field(default=_UNSET)
+    opset: int = Field(default=UNSET, ge=17, le=23)
+    keep_int8: bool = Field(default=UNSET)
 
 
 class BudgetModel(Section):
     """``budget``."""
 
-    max_drop: PointsText = Field(default=_UNSET)
-    max_changed: PointsText = Field(default=_UNSET)
-    max_size_mb: float = Field(default=_UNSET, gt=0)
-    max_latency_ms: float = Field(default=_UNSET, gt=0)
+    max_drop: PointsText = Field(default=UNSET)
+    max_changed: PointsText = Field(default=UNSET)
+    max_size_mb: float = Field(default=UNSET, gt=0)
+    max_latency_ms: float = Field(default=UNSET, gt=0)
+
+
+class ParityModel(Section):
+    """``parity``."""
+
+    gates: GateTexts = Field(default=UNSET)
 
 
 class RecipeModel(Section):
@@ -336,9 +303,10 @@ class RecipeModel(Section):
     quantize: QuantizeModel = QuantizeModel()
     export: ExportModel = ExportModel()
     budget: BudgetModel = BudgetModel()
-    targets: Annotated[list[str], AfterValidator(_unique)] = Field(default=_UNSET, min_length=1)
-    seed: int = Field(default=_UNSET, ge=0, le=2**32 - 1)
-    precision: Literal["auto", "float32", "bfloat16"] = Field(default=_UNSET)
+    parity: ParityModel = ParityModel()
+    targets: Annotated[list[str], AfterValidator(unique)] = Field(default=UNSET, min_length=1)
+    seed: int = Field(default=UNSET, ge=0, le=2**32 - 1)
+    precision: Literal["auto", "float32", "bfloat16"] = Field(default=UNSET)
 
     def build(self, folder: Path) -> Recipe:
         """Make the dataclass; ``folder`` is where relative paths start."""
@@ -352,7 +320,8 @@ class RecipeModel(Section):
             quantize=QuantizeSpec(**self.quantize.given()),
             export=ExportSpec(**self.export.given()),
             budget=BudgetSpec(**self.budget.given()),
-            **self.given("model", "data", "adapt", "distill", "prune", "quantize", "export", "budget"),
+            parity=ParitySpec(**self.parity.given()),
+            **self.given("model", "data", "adapt", "distill", "prune", "quantize", "export", "budget", "parity"),
         )
 
     def given_keys(self) -> Iterator[tuple[str, ...]]:

@@ -17,6 +17,7 @@ __all__ = [
     "ExportSpec",
     "ImageSpec",
     "ModelSpec",
+    "ParitySpec",
     "PruneSpec",
     "QuantizeSpec",
     "Recipe",
@@ -310,6 +311,17 @@ class BudgetSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ParitySpec:
+    """What every comparison of the bundle's lanes must meet, at the end of the build and on a device.
+
+    Attributes:
+        gates: Bound with its unit by name of the gate, e.g. ``{"min_cosine": "0.99 cosine"}``; they go into the bundle.
+    """
+
+    gates: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """Everything a build needs; replaying it gives the same bundle.
 
@@ -333,6 +345,7 @@ class Recipe:
     quantize: QuantizeSpec = QuantizeSpec()
     export: ExportSpec = ExportSpec()
     budget: BudgetSpec = field(default_factory=BudgetSpec)
+    parity: ParitySpec = field(default_factory=ParitySpec)
     targets: tuple[str, ...] = ("x86-64",)
     seed: int = 0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
