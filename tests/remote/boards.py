@@ -2,6 +2,7 @@
 
 import contextlib
 import getpass
+import json
 import os
 import pwd
 import shlex
@@ -39,6 +40,7 @@ Host *
     IdentitiesOnly yes
     UserKnownHostsFile {folder}/known
     GlobalKnownHostsFile /dev/null
+    KexAlgorithms curve25519-sha256
 """
 # The root user's sshd wants a user of its own and a folder; a private view of the file system gives it both.
 _VIEW = (
@@ -79,6 +81,13 @@ def bare_python(path: Path, *, packages: bool = True, first: str = "") -> Path:
     """Make a Python that sees this environment's packages, or none, but no edgekit: that must have been copied."""
     site = f'export PYTHONPATH="$PYTHONPATH:{sysconfig.get_path("purelib")}"\n' if packages else ""
     return script(path, f'{first}\n{site}exec {sys.executable} -S "$@"')
+
+
+def hasty(folder: Path, evidence: dict[str, object], first: str = "") -> Path:
+    """Make a Python that hands out evidence made before, instead of an engine's long start."""
+    (folder / "evidence.json").write_text(json.dumps(evidence))
+    handing = f'for last; do :; done; case "$*" in *selftest*) cp {folder}/evidence.json "$last"; exit;; esac'
+    return bare_python(folder / "python", first=f"{first}\n{handing}")
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ import os
 
 import pytest
 from adb_server import running_device
-from boards import bare_python, script
+from boards import bare_python, hasty, script
 from debian_tools import ADB, tool
 
 from edgekit.lanes.here import EngineHere
@@ -98,6 +98,11 @@ def test_damaged_copy_is_caught(phone, python, question):
     assert error.why.endswith(".device/rows.json")
 
 
+def test_evidence_for_another_bundle_is_refused(phone, question, tmp_path, evidence):
+    other = {**evidence, "bundle": {**evidence["bundle"], "sha256": "0" * 64}}
+    assert refused(phone, hasty(tmp_path, other), question).code == "E0856"
+
+
 def test_phone_unplugged_in_the_middle_is_told(phone, python, question):
     phone.unplug = "selftest"
     assert refused(phone, python, question).code == "E0850"
@@ -108,6 +113,7 @@ def test_android_too_old_for_exit_codes_is_refused(phone, python, question):
     phone.features = b"cmd"
     error = refused(phone, python, question)
     assert error.code == "E0850"
+    assert "only supports allocating a pty" in error.why
     assert phone.commands == []
 
 
