@@ -2,30 +2,33 @@
 
 All linear layers of all-MiniLM-L6-v2 static, 64 tokens: ONNX with uint8, int8 and int16 activations, TFLite with int8
 and int16, from one plan for 8 bits and one for 16. The default of a target (``edgekit targets NAME``) rests on these
-figures. ``--only-time`` times the files in ``--work`` again; ``--arm FOLDER`` (made by ``arm/setup.sh``) counts the
+figures. ``--only-time`` times the files in ``--work`` again; ``--arm`` (after ``edgekit emulator setup``) counts the
 instructions of one inference on emulated ARM cores, and compares answers with those of this machine. Writes
 ``results/activations.json``.
 """
 
 import argparse
+import io
 import json
-import shutil
-import subprocess
+import tempfile
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from bench_minilm import Embedder, contract_of, embed, feeds_of, lane, mode_of
+from numpy.typing import NDArray
 from peers.metrics import closeness
 from peers.prepare import prepare
 from peers.work import DEFAULT_WORK
 from record import write_result
 
 from edgekit.bench import measure
-from edgekit.lanes.local import EngineLane
+from edgekit.emulator.cores import get_core
+from edgekit.emulator.home import Home
+from edgekit.emulator.run import Job, run_job
+from edgekit.lanes.local import EngineLane, engine_of
 from edgekit_converters.export.onnx import export_module_onnx
 from edgekit_converters.export.tflite import export_module_tflite
 from edgekit_converters.quantize.affine import separate_affine
@@ -36,6 +39,9 @@ from edgekit_converters.quantize.onnx_static import quantize_onnx
 from edgekit_converters.quantize.planner import Planner
 from edgekit_converters.quantize.tflite_static import quantize_tflite
 from edgekit_models.checkpoints import read_transformers_folder
+from edgekit_runtime.bundle import write_bundle
+from edgekit_runtime.manifest import ModelEntry
+from edgekit_runtime.rows import RawRows
 
 _LENGTH, _CALIBRATION, _SENTENCES, _OPSET = 64, 128, 300, 21
 _EMULATED = 3  # inferences; the least counts
@@ -81,41 +87,40 @@ def accuracy(one: EngineLane, place: Path) -> dict[str, object]:
     return {"file": one.name, "mb": round(len(one.content()) / 1e6, 2), "cosine_mean": round(close.cosine_mean, 5)}
 
 
-def emulated(one: EngineLane, place: Path, arm: Path) -> dict[str, object]:
+def npy(array: NDArray[np.generic]) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()
+
+
+def emulated(one: EngineLane, place: Path) -> dict[str, object]:
     """Give instructions of one inference by core, in millions, and how its answers compare with this machine's."""
-    arm, rows = arm.resolve(), feeds_of(place / "eval.npz")[:_EMULATED]
+    rows = feeds_of(place / "eval.npz")[:_EMULATED]
     arrays = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-    np.savez(arm / "inputs.npz", allow_pickle=False, **arrays)
-    assert isinstance(one.model, Path)
     here = embed(one, rows)
+    goldens = {**arrays, "reference": here, one.engine: here}
+    entry = ModelEntry(member="model", precision="float32", inputs=one.inputs, outputs=one.outputs)
     found: dict[str, object] = {}
-    for core in ("cortex-a53", "cortex-a76"):
-        # Engines choose kernels by what the kernel says of the CPU, so the file goes with the core.
-        shutil.copy(Path(__file__).parent / "arm" / "cpuinfo" / core, arm / "guest" / "proc" / "cpuinfo")
-        libraries = ":".join(str(arm / "host" / part / "x86_64-linux-gnu") for part in ("usr/lib", "lib"))
-        loader = [
-            arm / "host/lib64/ld-linux-x86-64.so.2",
-            "--library-path",
-            libraries,
-            arm / "host/usr/bin/qemu-aarch64",
-        ]
-        guest = ["-cpu", core, "-L", arm / "guest", "-E", f"PYTHONPATH={arm / 'site'}", "-E", "PYTHONHASHSEED=0"]
-        count = ["-plugin", f"{arm / 'libcount.so'},out={arm / 'counts'}", arm / "guest/usr/bin/python3.11", "-S"]
-        script = [
-            Path(__file__).parent / "arm" / "guest.py",
-            one.model.resolve(),
-            arm / "inputs.npz",
-            arm / "answers.npy",
-        ]
-        subprocess.run([str(part) for part in (*loader, *guest, *count, *script)], check=True)
-        marks = [int(line) for line in (arm / "counts").read_text("utf-8").splitlines()]
-        least = min(after - before for before, after in pairwise(marks))
-        answers = np.load(arm / "answers.npy").astype(np.float32)
-        cosine = (answers * here).sum(1) / np.linalg.norm(answers, axis=1) / np.linalg.norm(here, axis=1)
-        name = core.replace("-", "_")
-        found[f"{name}_million_instructions"] = round(least / 1e6, 1)
-        found[f"{name}_same_bits_as_x86"] = bool(np.array_equal(answers, here))
-        found[f"{name}_least_cosine_to_x86"] = round(float(cosine.min()), 6)
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = Path(folder) / "model.edge"
+        write_bundle(
+            bundle,
+            name="activations",
+            version="1.0.0",
+            task="tensors",
+            target="x86-64",
+            models={engine_of(one.name): entry},
+            members={"model": one.content(), **{f"golden/{key}.npy": npy(value) for key, value in goldens.items()}},
+        )
+        for core in ("cortex-a53", "cortex-a76"):
+            job = Job(bundle=bundle, rows=RawRows(arrays=arrays), engine=one.engine, lane=one.name)
+            lane = run_job(job, get_core(f"arm:{core}"), Home.default())
+            assert lane.cost.instructions_min is not None
+            answers, name = lane.outputs, core.replace("-", "_")
+            cosine = (answers * here).sum(1) / np.linalg.norm(answers, axis=1) / np.linalg.norm(here, axis=1)
+            found[f"{name}_million_instructions"] = round(lane.cost.instructions_min / 1e6, 1)
+            found[f"{name}_same_bits_as_x86"] = bool(np.array_equal(answers, here))
+            found[f"{name}_least_cosine_to_x86"] = round(float(cosine.min()), 6)
     return found
 
 
@@ -123,7 +128,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=DEFAULT_WORK)
     parser.add_argument("--only-time", action="store_true")
-    parser.add_argument("--arm", type=Path, help="count instructions on emulated ARM cores, nothing else")
+    parser.add_argument("--arm", action="store_true", help="count instructions on emulated ARM cores, nothing else")
     parser.add_argument("--rounds", type=int, default=60)
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -132,7 +137,7 @@ def main() -> None:
     held: dict[str, Any] = json.loads(kept.read_text("utf-8"))["figures"] if given.only_time or given.arm else {}
     if given.arm:
         held["files"] = [
-            {**row, **emulated(lane, place, given.arm)} for row, lane in zip(held["files"], lanes(folder), strict=True)
+            {**row, **emulated(lane, place)} for row, lane in zip(held["files"], lanes(folder), strict=True)
         ]
     else:
         if not held:
@@ -143,9 +148,7 @@ def main() -> None:
         times = measure(lanes(folder), feeds_of(place / "eval.npz")[:_LENGTH], rounds=given.rounds)
         least = {time.lane: round(time.cpu_ms_min, 2) for time in times}
         held["files"] = [{**row, "cpu_ms_min": least[row["file"]]} for row in held["files"]]
-    command = (
-        "PYTHONPATH=benchmarks python benchmarks/bench_activations.py, then with --only-time, then with --arm FOLDER"
-    )
+    command = "PYTHONPATH=benchmarks python benchmarks/bench_activations.py, then with --only-time, then with --arm"
     write_result("activations", held, command=command)
 
 
