@@ -18,6 +18,7 @@ from edgekit.parity.compare import Asked, Comparison, compare
 from edgekit.parity.gates import Gate, read_gates
 from edgekit.parity.verdict import GateResult, Outcome, Verdict, judge
 from edgekit.parity_rows import GOLDENS, AskedRows, DataOption, load_asked, spread
+from edgekit.parity_weights import weights_fault
 from edgekit.versions import installed_versions
 from edgekit_runtime.bundle import Bundle, verify
 from edgekit_runtime.errors import EdgekitError
@@ -146,6 +147,7 @@ def run_parity(path: Path, ask: ParityAsk, *, tell: Tell) -> ParityRun:
     gates = (*read_gates(provenance), *ask.gates)
     verdict = judge(comparison, gates, require_enough_rows=ask.require_enough_rows)
     more = [result for lane in evidence for result in _beside_outputs(bundle, evidence[0], lane)]
+    more += _weights(bundle, path, [lane.lane for lane in evidence])
     return ParityRun(
         question=question,
         asked=asked,
@@ -186,6 +188,22 @@ def _beside_outputs(bundle: Bundle, reference: LaneEvidence, lane: LaneEvidence)
         words = _other_tensors(bundle, reference, lane)
         good = "the model gets the same tensors as the reference"
         results.append(_result(lane.lane, "preprocessing", words or good, passed=not words))
+    return results
+
+
+def _weights(bundle: Bundle, path: Path, lanes: Sequence[str]) -> list[GateResult]:
+    """Judge the weights of each int8 model once, wherever its lanes ran."""
+    faults: dict[str, str | None] = {}
+    results = []
+    for lane in lanes:
+        model = _model_of(lane)
+        if model is None:
+            continue
+        if model not in faults:
+            faults[model] = weights_fault(bundle, path, model)
+        words = faults[model]
+        if words is not None:
+            results.append(_result(lane, "weights", words or "those of the float network, rounded", passed=not words))
     return results
 
 
