@@ -100,8 +100,18 @@ def _kept(bundle: Bundle, path: Path) -> AskedRows:
         return AskedRows(rows=_kept_ready(folder), targets=None, source=source)
     from edgekit_models.data.dataset import read_dataset
 
-    rows = read_dataset(folder).evaluation
-    return AskedRows(rows=_raw(rows.inputs), targets=rows.targets, source=source)
+    data = read_dataset(folder)
+    rows, targets = data.evaluation, _by_name(bundle, data.labels, data.evaluation.targets)
+    return AskedRows(rows=_raw(rows.inputs), targets=targets, source=source)
+
+
+def _by_name(bundle: Bundle, names: Sequence[str], targets: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Count classes as the bundle's own labels do: a right answer is a name, and the rows were kept by number."""
+    held = cast("list[str]", bundle.json("labels.json"))
+    if sorted(held) != sorted(names):
+        what = f"the labels of the bundle are {', '.join(held)}; its rows were kept as {', '.join(names)}"
+        raise UsageError("E0128", what, fix="keep the folder beside the bundle that it was built with")
+    return np.array([held.index(name) for name in names], np.int64)[targets]
 
 
 def _kept_ready(folder: Path) -> RawRows:

@@ -7,6 +7,7 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.parity.exchanged import exchanged_classes, named_pair
 from edgekit.parity.intervals import PairedTest, mcnemar, paired_bootstrap
 from edgekit.parity.metrics import Measure, Unit, json_number, number_json
 from edgekit.parity.numeric import grid_step, numeric_measures, row_cosines, spread
@@ -139,6 +140,7 @@ class Comparison:
         chance: Share of right answers that the reference would have if its answers had nothing to do with the inputs;
             a fraction. None without labels, where all labels are the same, and for answers that are no decisions.
         lanes: In the order given, the reference among them.
+        exchanged: Two classes whose rows mostly get each other's answer from the reference.
     """
 
     task: str
@@ -148,6 +150,7 @@ class Comparison:
     labelled: bool
     chance: float | None
     lanes: tuple[LaneComparison, ...]
+    exchanged: tuple[str, str] | None = None
 
     def lane(self, name: str) -> LaneComparison:
         """Give a lane; KeyError if there is none of that name."""
@@ -169,6 +172,7 @@ class Comparison:
             "labelled": self.labelled,
             "chance": self.chance,
             "lanes": [each.as_json() for each in self.lanes],
+            "exchanged": None if self.exchanged is None else list(self.exchanged),
         }
 
     @classmethod
@@ -184,6 +188,7 @@ class Comparison:
             labelled=bool(held["labelled"]),
             chance=None if held["chance"] is None else float(held["chance"]),
             lanes=tuple(LaneComparison.from_json(each) for each in held["lanes"]),
+            exchanged=None if held["exchanged"] is None else (str(held["exchanged"][0]), str(held["exchanged"][1])),
         )
 
 
@@ -214,6 +219,8 @@ def compare(answers: Mapping[str, NDArray[Any]], asked: Asked, *, reference: str
     targets = asked.targets
     scores = {lane: reader.scores(values, targets) for lane, values in held.items()} if targets is not None else None
     work = _Work(asked=asked, reading=reading, reader=reader, reference=reference, answers=held, scores=scores)
+    labelled_decisions = reading is Reading.DECISIONS and targets is not None
+    pair = exchanged_classes(statistics.decisions(base), np.asarray(targets)) if labelled_decisions else None
     return Comparison(
         task=asked.task,
         reading=reading,
@@ -222,6 +229,7 @@ def compare(answers: Mapping[str, NDArray[Any]], asked: Asked, *, reference: str
         labelled=targets is not None,
         chance=_chance(base, targets) if reading is Reading.DECISIONS and targets is not None else None,
         lanes=work.lanes(),
+        exchanged=named_pair(pair, asked.names),
     )
 
 

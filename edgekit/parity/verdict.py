@@ -251,6 +251,9 @@ def _reference(comparison: Comparison) -> tuple[list[str], list[str]]:
         faults.append("its outputs hold NaN or infinity")
     if lane.collapsed:
         faults.append("it gives the same answer to every row")
+    if comparison.exchanged is not None:
+        first, second = comparison.exchanged
+        faults.append(f"rows of {first} are answered as {second}, and rows of {second} as {first}: labels exchanged?")
     if lane.accuracy is None:
         return faults, warnings
     if comparison.chance is None:
