@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgekit.lanes.base import Question
+from edgekit.remote.endings import endings_raise
 from edgekit.remote.payload import Payload, staged
 from edgekit.remote.place import Interpreter
 from edgekit.remote.session import ask_device
@@ -32,7 +33,7 @@ class RemoteLane:
 
     def answer(self, question: Question) -> LaneEvidence:
         """Answer the rows of a question on the device; for the errors see ``ask_device`` and ``staged``."""
-        with staged(question, self.model) as payload:
+        with endings_raise(), staged(question, self.model) as payload:
             steps, engine = self._steps(payload), self.interpreter.engine(self.model)
             found = ask_device(self.link, steps, payload, python=self.interpreter.python, engine=engine)
         return dataclasses.replace(found, lane=self.name)

@@ -50,8 +50,10 @@ def ask_device(link: Link, steps: Steps, payload: Payload, *, python: str, engin
         if trouble is not None:
             error.fix = "; ".join(filter(None, (error.fix, trouble.fix)))
         raise
-    except BaseException:  # an interrupt too
-        _remove(steps, link)
+    except BaseException as ending:  # an interrupt too
+        trouble = _remove(steps, link)
+        if trouble is not None:
+            ending.add_note(str(trouble))
         raise
     trouble = _remove(steps, link)
     if trouble is not None:
