@@ -128,4 +128,8 @@ def target_texts(
     if targets is None:
         return [""] * len(places)
     found = [np.asarray(targets[place]).tolist() for place in places]
-    return [names[each] if isinstance(each, int) and each < len(names) else str(each) for each in found]
+    return [names[each] if isinstance(each, int) and 0 <= each < len(names) else _plain(each) for each in found]
+
+
+def _plain(target: object) -> str:
+    return "nothing" if target == -1 else str(target)
