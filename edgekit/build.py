@@ -171,6 +171,7 @@ def build_recipe(
     stages = build_stages(recipe, target=target, trust_code=trust_code, offline=offline, progress=progress)
     artifacts = run_stages(stages, cache=Cache(root=default_root()), seed=recipe.seed, progress=progress)
 
+    from edgekit.recipe_gates import gate_faults
     from edgekit.stages import BUNDLE_FILE, engine_lanes, read_parity
     from edgekit_runtime.bundle import verify
 
@@ -190,6 +191,7 @@ def build_recipe(
         size_mb={row.lane: row.size_mb for row in shipped},
         cpu_ms={row.lane: row.cpu_ms_min for row in shipped if row.cpu_ms_min is not None},
     )
+    faults = [*faults, *gate_faults(recipe, artifacts)]
     keep_lanes(artifacts, bundle.with_suffix(".lanes"))
     _write_decisions(bundle.with_suffix(".plan.json"), recipe, artifacts)
     if faults:

@@ -39,6 +39,7 @@ __all__ = [
     "engine_lanes",
     "model_entries",
     "npy_bytes",
+    "read_logits",
     "read_parity",
     "tool_versions",
 ]
@@ -166,14 +167,15 @@ class CompareLanes:
 
 def read_parity(artifacts: Artifacts) -> ParityResult:
     """Compare again from the logits that ``CompareLanes`` kept."""
-    folder = artifacts[Kind.PARITY].path
     data = read_dataset(artifacts[Kind.DATA].path)
-    logits = {
-        name: np.load(folder / f"{name}.npy", allow_pickle=False)
-        for name in LANES
-        if (folder / f"{name}.npy").is_file()
-    }
-    return compare_lanes(logits, data.evaluation.targets, reference="torch")
+    return compare_lanes(read_logits(artifacts), data.evaluation.targets, reference="torch")
+
+
+def read_logits(artifacts: Artifacts) -> dict[str, NDArray[np.float32]]:
+    """Give the logits of each lane that ``CompareLanes`` kept, (N, classes), the reference first."""
+    folder = artifacts[Kind.PARITY].path
+    files = {name: folder / f"{name}.npy" for name in LANES}
+    return {name: np.load(path, allow_pickle=False) for name, path in files.items() if path.is_file()}
 
 
 def model_entries(lanes: Sequence[EngineLane]) -> dict[Runtime, ModelEntry]:
@@ -266,6 +268,7 @@ class PackBundle:
             "teacher": self.teacher,
             "teacher_sha256": self.teacher_digest,
             "seed": self.recipe.seed,
+            "gates": self.recipe.carried_gates,
             "models": json.loads((artifacts[Kind.CHOICE].path / CHOICE_FILE).read_text(encoding="utf-8")),
             "tools": tool_versions(),
         }

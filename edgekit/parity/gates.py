@@ -220,9 +220,12 @@ def parse_gate(text: str) -> Gate:
 
 
 def read_gates(provenance: object) -> tuple[Gate, ...]:
-    """Give the gates that the recipe of a bundle set, from the bundle's ``provenance.json``; most set none."""
+    """Give the gates that a bundle carries, from its ``provenance.json``: of its recipe and budget, if it had one.
+
+    Where rows have no labels, those on accuracy are left out.
+    """
     held = provenance.get("gates", {}) if isinstance(provenance, dict) else {}
-    return tuple(make_gate(name, written) for name, written in held.items())
+    return tuple(make_gate(name, written, asked=False) for name, written in held.items())
 
 
 DEFAULTS: Mapping[str, tuple[Gate, ...]] = MappingProxyType(

@@ -64,7 +64,7 @@ def _gates(given: dict[str, Any]) -> dict[str, str]:
         try:
             held[name] = make_gate(name, written).written()
         except UsageError as error:
-            raise fault(f"{error.what}; {error.fix or error.why}", key=name) from None
+            raise fault(f"{error.what.removeprefix(f'{name} ')}; {error.fix or error.why}", key=name) from None
     return held
 
 

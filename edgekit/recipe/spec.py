@@ -349,3 +349,9 @@ class Recipe:
     targets: tuple[str, ...] = ("x86-64",)
     seed: int = 0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+    @property
+    def carried_gates(self) -> dict[str, str]:
+        """Bounds that the bundle carries to every later comparison, by gate: those of the budget, and the gates."""
+        budget = {"max_drop": self.budget.max_drop, "max_changed": self.budget.max_changed}
+        return {**{name: f"{float(bound.value)!r} points" for name, bound in budget.items()}, **self.parity.gates}

@@ -123,7 +123,22 @@ def test_numbers_without_a_point_are_numbers():
     assert parse(GOOD + "seed: 010\n").seed == 10
 
 
+def test_gates_keep_their_units_and_travel_with_the_budget():
+    recipe = parse(GOOD + "parity: {gates: {min_cosine: 0.99, max_changed: 2 %}}\nbudget: {max_drop: 0.5 points}")
+    assert recipe.parity.gates == {"min_cosine": "0.99 cosine", "max_changed": "2.0 points"}
+    assert recipe.carried_gates == {"max_drop": "0.5 points", "max_changed": "2.0 points", "min_cosine": "0.99 cosine"}
+    assert parse(GOOD).carried_gates == {"max_drop": "1.0 points", "max_changed": "5.0 points"}
+    assert recipe_digest(recipe) != recipe_digest(parse(GOOD + "budget: {max_drop: 0.5 points}"))
+
+
 CASES = {
+    "gate without a unit": (
+        GOOD + "parity: {gates: {max_drop: 0.5}}",
+        "r.yaml:16:18: parity.gates.max_drop needs a unit, not 0.5 alone; write for example",
+    ),
+    "gate in another unit": (GOOD + "parity: {gates: {min_sqnr: 25 points}}", "min_sqnr counts in dB, not in points"),
+    "confused gate": (GOOD + "parity: {gates: {min_relative_accuracy: 0.99 %}}", "makes no sense"),
+    "unknown gate": (GOOD + "parity: {gates: {max_flips: 1 points}}", "no gate 'max_flips'"),
     "unknown key": (
         GOOD.replace("epochs", "ephocs"),
         "r.yaml:13:3: unknown key 'ephocs' in adapt; did you mean 'epochs'?",
@@ -299,6 +314,7 @@ def test_every_key_of_the_dataclasses_is_a_key_of_the_schema():
         (known_section("quantize"), spec.QuantizeSpec, set()),
         (known_section("export"), spec.ExportSpec, set()),
         (known_section("budget"), spec.BudgetSpec, set()),
+        (known_section("parity"), spec.ParitySpec, set()),
         (TeacherModel, spec.TeacherSource, {"kind", "location"}),
     ]
     for model, data, without in pairs:

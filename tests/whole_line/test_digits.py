@@ -105,6 +105,16 @@ def test_a_missed_budget_exits_3_leaves_no_bundle_and_keeps_the_numbers(digits, 
     assert (out / "tiny-digits-x86-64.lanes/onnx-int8/model.onnx").is_file()
 
 
+def test_a_gate_of_the_recipe_is_judged_by_the_build_and_travels_with_the_bundle(digits, tmp_path):
+    (tmp_path / "digits.yaml").write_text(DIGITS + "parity: {gates: {min_sqnr: 150 dB}}\n")
+    run = edgekit("build", "digits.yaml", "-o", "out", cwd=tmp_path, cache=digits.cache)
+    assert run.code == 3
+    assert "SQNR is" in run.err
+    assert "the limit is 150 dB" in run.err
+    carried = edgekit_runtime.verify(digits.bundle).json("provenance.json")["gates"]
+    assert carried == {"max_drop": "2.0 points", "max_changed": "3.0 points"}
+
+
 def test_a_killed_build_goes_on_where_it_stopped(digits, tmp_path):
     (tmp_path / "digits.yaml").write_text(DIGITS)
     process = subprocess.Popen(
