@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgekit.cli.app import COMMANDS
+from edgekit.parity.gates import DEFAULTS, GATES
 from edgekit.recipe import spec
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -21,6 +22,7 @@ SECTIONS = (
     spec.QuantizeSpec,
     spec.ExportSpec,
     spec.BudgetSpec,
+    spec.ParitySpec,
 )
 
 
@@ -48,6 +50,19 @@ def test_make_targets_exist():
 def test_every_key_of_a_recipe_is_in_its_page(section):
     words = set(re.findall(r"[a-z_0-9]+", (ROOT / "docs/recipe.md").read_text(encoding="utf-8")))
     assert {field.name for field in dataclasses.fields(section)} - words == set()
+
+
+def test_every_gate_and_its_default_are_in_the_page_of_parity():
+    page = (
+        (ROOT / "docs/parity.md")
+        .read_text(encoding="utf-8")
+        .replace("`_5`, `_10`", "`min_overlap_5`, `min_overlap_10`")
+    )
+    assert [name for name in GATES if f"`{name}`" not in page] == []
+    written = {
+        f"{gate.kind.name}={gate.limit}".removesuffix(" cosine") for gates in DEFAULTS.values() for gate in gates
+    }
+    assert [text for text in written if f"`{text}`" not in page] == []
 
 
 def test_figures_in_the_readme_are_filled_in():
