@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from edgekit.lanes.saved import read_document
+from edgekit.layers import LayerReport
 from edgekit.parity.compare import Comparison
 from edgekit.parity.verdict import Verdict
 from edgekit_converters.layerwise.result import LayerRow
@@ -162,7 +163,7 @@ def _verdict(held: Mapping[str, Any]) -> Verdict:
 
 
 def _layers(held: Mapping[str, Any]) -> Mapping[str, tuple[LayerRow, ...]]:
-    return {str(lane): tuple(LayerRow.from_json(row) for row in report["layers"]) for lane, report in held.items()}
+    return {str(lane): LayerReport.from_json(report).layers for lane, report in held.items()}
 
 
 def _texts(held: Sequence[object]) -> tuple[str, ...]:
