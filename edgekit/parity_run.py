@@ -10,12 +10,15 @@ from typing import Any, Final, cast
 import numpy as np
 
 from edgekit.lanes.base import ParityLane, Question
+from edgekit.lanes.local import engine_of
+from edgekit.lanes.models import held_models
 from edgekit.lanes.opened import default_lanes, is_slow, open_lanes
 from edgekit.lanes.saved import SavedLane
 from edgekit.layers import LANES as LAYER_LANES
 from edgekit.layers import LayerReport, layer_report
 from edgekit.parity.compare import Asked, Comparison, compare
 from edgekit.parity.gates import Gate, read_gates
+from edgekit.parity.readings import Reading
 from edgekit.parity.verdict import GateResult, Outcome, Verdict, judge
 from edgekit.parity_rows import GOLDENS, AskedRows, DataOption, load_asked, spread
 from edgekit.parity_weights import weights_fault
@@ -46,6 +49,8 @@ class ParityAsk:
         most_rows: At most so many, evenly spread; None takes all, or ``SLOW_ROWS`` with an emulated lane; 0 all.
         gates: Bounds beside those of the bundle's recipe, which they stand in for.
         require_enough_rows: Fail where the rows are too few to be sure of a bound.
+        reading: How answers are read; None = as the task says. Labels are classes: other readings leave them out.
+        names: Of tokens or symbols, one for each logit of a place; empty = the labels of the bundle.
     """
 
     lanes: tuple[str, ...] = ()
@@ -54,6 +59,8 @@ class ParityAsk:
     most_rows: int | None = None
     gates: tuple[Gate, ...] = ()
     require_enough_rows: bool = False
+    reading: Reading | None = None
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,8 +91,8 @@ class ParityRun:
         manifest = bundle.manifest
         held = cast("Any", bundle.json("plan.json")) if "plan.json" in bundle.names else None
         plan = held["layers"] if isinstance(held, dict) and "layers" in held else []
-        models = {name: manifest.models[name].member for name in manifest.models}
         sizes = {member.name: member.size for member in manifest.members}
+        models = {model: manifest.models[engine_of(model)].member for model in held_models(bundle)}
         return {
             "format": FORMAT,
             "schema": SCHEMA,
@@ -105,7 +112,7 @@ class ParityRun:
             "labels": bundle.json("labels.json") if "labels.json" in bundle.names else [],
             "seed": 0,  # of every bootstrap interval
             "versions": dict(installed_versions()),
-            "sizes": {runtime: sizes[member] for runtime, member in models.items()},
+            "sizes": {model: sizes[member] for model, member in models.items()},
             "lanes": [lane.as_json() for lane in self.evidence],
             "comparison": self.comparison.as_json(),
             "verdict": self.verdict.as_json(),
@@ -141,7 +148,7 @@ def run_parity(path: Path, ask: ParityAsk, *, tell: Tell) -> ParityRun:
         evidence.append(lane.answer(question))
     reference = evidence[0].lane  # the first lane of the first spec
     comparison = compare(
-        {lane.lane: lane.outputs for lane in evidence}, _asked(bundle, asked, evidence), reference=reference
+        {lane.lane: lane.outputs for lane in evidence}, _asked(bundle, asked, evidence, ask), reference=reference
     )
     provenance = bundle.json("provenance.json") if "provenance.json" in bundle.names else None
     gates = (*read_gates(provenance), *ask.gates)
@@ -167,12 +174,13 @@ def _rows(bundle: Bundle, path: Path, ask: ParityAsk, lanes: Sequence[ParityLane
     return spread(load_asked(bundle, path, data), most or None)
 
 
-def _asked(bundle: Bundle, asked: AskedRows, evidence: Sequence[LaneEvidence]) -> Asked:
-    names = bundle.json("labels.json") if "labels.json" in bundle.names else ()
+def _asked(bundle: Bundle, asked: AskedRows, evidence: Sequence[LaneEvidence], ask: ParityAsk) -> Asked:
+    names = ask.names or (bundle.json("labels.json") if "labels.json" in bundle.names else ())
     return Asked(
         task=bundle.manifest.task,
         rows=asked.rows,
-        targets=asked.targets,
+        targets=asked.targets if ask.reading in (None, Reading.DECISIONS) else None,
+        reading=ask.reading,
         names=tuple(cast("list[str]", names)),
         precisions={lane.lane: lane.precision for lane in evidence},
     )

@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from edgekit.parity.compare import LaneComparison
     from edgekit.parity_run import ParityRun
 
-__all__ = ["command"]
+__all__ = ["READINGS", "command"]
 
 _HEADER = ("lane", "accuracy (95 %)", "changed (95 %)", "SQNR", "cosine", "max difference", "steps")
+READINGS = ("decisions", "vectors", "numbers", "spans", "tokens", "text")  # of edgekit.parity.readings, which is heavy
 _COSTS = ("lane", "engine", "CPU", "CPU ms", "instructions")
 
 
@@ -36,6 +37,8 @@ def _rows_option(_: click.Context, __: click.Parameter, value: str | None) -> in
 @click.option("--text", default="text", show_default=True, help="Column with the text.")
 @click.option("--label", default="label", show_default=True, help="Column with the label.")
 @click.option("--rows", callback=_rows_option, help="At most so many rows; all, but 200 with an emulated lane.")
+@click.option("--read-as", type=click.Choice(READINGS), help="How answers are read, if not as the task says.")
+@click.option("--names", type=click.Path(path_type=Path), help="Tokens or symbols, one a line, for --read-as.")
 @click.option("--gate", "gates", multiple=True, metavar="NAME=VALUE", help="A bound, e.g. 'max_changed=2 points'.")
 @click.option("--require-enough-rows", is_flag=True, help="Fail where the rows are too few to be sure of a bound.")
 @click.option("--layers/--no-layers", default=None, help="Name the layer where an int8 lane parts; else if it fails.")
@@ -52,6 +55,7 @@ def command(bundle: str, as_json: bool, **options: Any) -> None:  # noqa: ANN401
     every lane of this machine. Without --data, the evaluation rows that the build kept beside the bundle.
     """
     from edgekit.parity.gates import parse_gate
+    from edgekit.parity.readings import Reading
     from edgekit.parity.verdict import refusal
     from edgekit.parity_rows import DataOption
     from edgekit.parity_run import ParityAsk, run_parity, with_layers, write_evidence
@@ -64,6 +68,8 @@ def command(bundle: str, as_json: bool, **options: Any) -> None:  # noqa: ANN401
         most_rows=options["rows"],
         gates=tuple(parse_gate(text) for text in options["gates"]),
         require_enough_rows=options["require_enough_rows"],
+        reading=Reading(options["read_as"]) if options["read_as"] else None,
+        names=_names(options["names"]),
     )
     if options["save_rows"]:
         _save_rows(Path(bundle), ask.data, ask.most_rows, options["save_rows"])
@@ -81,6 +87,15 @@ def command(bundle: str, as_json: bool, **options: Any) -> None:  # noqa: ANN401
     failed = refusal(run.verdict, bundle=Path(bundle).name, reference=ask.reference)
     if failed:
         raise failed
+
+
+def _names(path: Path | None) -> tuple[str, ...]:
+    if path is None:
+        return ()
+    try:
+        return tuple(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError("E0170", f"--names {path} cannot be read", why=str(error)) from error
 
 
 def _tell(line: str) -> None:

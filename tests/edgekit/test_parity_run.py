@@ -8,8 +8,10 @@ import pytest
 import tiny_bundles
 
 from edgekit.cli import main
+from edgekit.cli.parity import READINGS
 from edgekit.lanes.base import Question
 from edgekit.lanes.opened import open_lanes
+from edgekit.parity.readings import Reading
 from edgekit_runtime.bundle import verify
 from edgekit_runtime.evidence import document
 from edgekit_runtime.model import Model
@@ -151,3 +153,21 @@ def test_a_swapped_label_file_lets_no_reference_pass(text, tmp_path, capsys):
     assert code == 3
     assert content["verdict"]["reference_faults"]
     assert "error[E0305]" in said
+
+
+def test_answers_are_read_as_the_user_says_and_labels_are_left_out(text, capsys):
+    (text.parent / "names.txt").write_text("yes\nno\n")
+    code, (content,), _ = parity(
+        capsys, text, "--on", device(text), "--read-as", "tokens", "--names", str(text.parent / "names.txt")
+    )
+    assert code == 0
+    found = content["comparison"]
+    assert (found["reading"], found["labelled"]) == ("tokens", False)
+    assert {"same_tokens", "first_divergence"} <= {each["name"] for each in found["lanes"][1]["measures"]}
+    code, _, said = parity(capsys, text, "--on", device(text), "--read-as", "text", "--names", "nowhere.txt")
+    assert code == 2
+    assert "E0170" in said
+
+
+def test_the_command_knows_every_reading():
+    assert set(READINGS) == set(Reading)
