@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.parity.gates import FLOAT_SQNR_DB
 from edgekit.recipe.spec import BudgetSpec
 from edgekit.recipe.units import Points
 from edgekit_runtime import statistics
@@ -15,9 +16,6 @@ __all__ = ["Agreement", "Fault", "LaneResult", "ParityResult", "compare_lanes", 
 
 Logits = NDArray[np.float32]
 
-# A float export computes the same sums in another order: noise of one millionth of the signal's power is the most that
-# was seen. An export that misreads a constant or drops an operator is far above.
-FLOAT_SQNR_DB = 60.0
 _FEWEST_ROWS = 10
 
 

@@ -6,7 +6,10 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.parity.agreement import FLOAT_SQNR_DB, Fault
+from edgekit.parity.agreement import Fault
+from edgekit.parity.gates import FLOAT_SQNR_DB
+from edgekit.parity.neighbours import neighbours
+from edgekit.parity.numeric import row_cosines
 from edgekit_runtime import statistics
 from edgekit_runtime.errors import UsageError
 
@@ -27,7 +30,7 @@ class Closeness:
         sqnr_db: Over all rows, in dB.
         nearest_blocks: Share of rows whose nearest neighbour within their block of 150 rows stays the same, a fraction;
             None for answers that are no vectors, or below 3 rows.
-        nearest_all: The same among all rows.
+        nearest_all: The same among all rows, or 4,000 evenly spaced ones if there are more.
         changed: Rows whose largest entry is another one; None for answers that are no logits.
     """
 
@@ -61,9 +64,7 @@ def closeness(values: Answers, reference: Answers, *, task: str) -> Closeness:
     mine, theirs = np.asarray(values, np.float64), np.asarray(reference, np.float64)
     if mine.shape != theirs.shape or mine.ndim != 2 or not mine.size:
         raise UsageError("E0920", f"cannot compare answers of shapes {mine.shape} and {theirs.shape}")
-    with np.errstate(invalid="ignore", divide="ignore"):
-        norms = np.linalg.norm(mine, axis=1) * np.linalg.norm(theirs, axis=1)
-        cosine = (mine * theirs).sum(1) / norms  # NaN for a row of zeros or NaN, and NaN passes no bound
+    cosine = row_cosines(theirs, mine)  # NaN for a row of zeros or NaN, and NaN passes no bound
     vectors = task == "text-embedding" and len(mine) > 2 and bool(np.isfinite(cosine).all())
     blocks = [slice(start, start + _BLOCK) for start in range(0, len(mine), _BLOCK)]
     blocks = [part for part in blocks if len(mine[part]) > 2]
@@ -80,14 +81,8 @@ def closeness(values: Answers, reference: Answers, *, task: str) -> Closeness:
 
 def _kept(values: NDArray[np.float64], reference: NDArray[np.float64]) -> float:
     """Give the share of rows whose most similar other row is the same in both sets."""
-    return float((_nearest(values) == _nearest(reference)).mean())
-
-
-def _nearest(values: NDArray[np.float64]) -> NDArray[np.int64]:
-    unit = values / np.linalg.norm(values, axis=1, keepdims=True)
-    similar = unit @ unit.T
-    np.fill_diagonal(similar, -np.inf)
-    return np.asarray(similar.argmax(1), np.int64)
+    found = neighbours(reference, values, depths=(1,))
+    return math.nan if found is None else float(found.overlap[1].mean())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
