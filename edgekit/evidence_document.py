@@ -85,6 +85,7 @@ class RunEvidence:
         versions: Of packages.
         labels: Of the classes.
         warnings: About the rows.
+        notes: Why layers were not compared.
         seed: Of resampling; None where nothing was drawn.
         created: ISO time; may be empty.
     """
@@ -101,6 +102,7 @@ class RunEvidence:
     versions: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     labels: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     seed: int | None = None
     created: str = ""
 
@@ -130,6 +132,7 @@ def read_run(path: Path) -> RunEvidence:
         versions=part("versions", lambda given: {str(name): str(version) for name, version in given.items()}, {}),
         labels=part("labels", _texts, ()),
         warnings=part("warnings", _texts, ()),
+        notes=part("notes", _texts, ()),
         seed=part("seed", int, None),
         created=part("created", str, ""),
     )

@@ -60,7 +60,7 @@ def _told(verdict: Verdict) -> tuple[State, str, tuple[str, ...]]:
 def _words_section(run: RunEvidence) -> Section | None:
     """Repeat in sentences what charts and tables show, and what they cannot show."""
     said = sentences(run.comparison, run.verdict) if run.comparison and run.verdict else []
-    said += [f"rows: {warning}" for warning in run.warnings]
+    said += [*(f"rows: {warning}" for warning in run.warnings), *(f"layers: {note}" for note in run.notes)]
     return Section(heading="In words", blocks=[Note(each) for each in said[:_MOST_WORDS]]) if said else None
 
 
