@@ -14,6 +14,7 @@ __all__ = ["MOST_ROWS", "RowDifference", "Thumbnail", "raw_row", "target_texts",
 
 MOST_ROWS: Final = 20
 _SIDE = 64  # pixels of a thumbnail at most
+_CHARACTERS = 2000  # of a text at most: 20 rows of many lanes go into one report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +105,8 @@ def raw_row(rows: RawRows | None, place: int) -> str | Thumbnail | None:
     if rows is None:
         return None
     if rows.texts:
-        return rows.texts[place]
+        text = rows.texts[place]
+        return text if len(text) <= _CHARACTERS else f"{text[:_CHARACTERS]}..."
     return _thumbnail(rows.arrays[IMAGES][place]) if IMAGES in rows.arrays else None
 
 

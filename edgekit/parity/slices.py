@@ -84,8 +84,9 @@ def partitions(rows: RawRows | None, classes: Sequence[str] | None) -> list[Part
         parts += _thirds("length", lengths, "{:.0f} characters")
         parts += _groups("script", [script_of(text) for text in rows.texts])
     elif rows is not None and IMAGES in rows.arrays:
-        images = np.asarray(rows.arrays[IMAGES], np.float64)
-        parts += _thirds("brightness", images.reshape(len(images), -1).mean(1), "{:.3g}")
+        images = rows.arrays[IMAGES]
+        brightness = images.reshape(len(images), -1).mean(1, dtype=np.float64)
+        parts += _thirds("brightness", brightness, "{:.3g}")
     if classes is not None and len(set(classes)) <= _MOST_CLASSES:
         parts += _groups("class", classes)
     return parts

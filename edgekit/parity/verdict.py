@@ -147,6 +147,8 @@ def judge(comparison: Comparison, asked: Iterable[Gate] = (), *, require_enough_
         results += _soundness(lane)
         results += _gated(lane, comparison, gates)
     faults, warnings = _reference(comparison)
+    if not comparison.others:
+        warnings.append(f"nothing was compared: {comparison.reference} alone has answered; name a lane with --on")
     warnings += [f"{each.lane}: {each.words}" for each in results if each.outcome is Outcome.UNDECIDED]
     return Verdict(
         reference_faults=tuple(faults),

@@ -151,6 +151,19 @@ def test_a_large_image_becomes_a_thumbnail_of_64_pixels_at_most():
     assert raw_row(RawRows(arrays={"x": np.zeros((1, 3))}), 0) is None
 
 
+def test_a_long_text_is_cut_in_the_report():
+    assert raw_row(RawRows(texts=("x" * 2001,)), 0) == "x" * 2000 + "..."
+    assert raw_row(RawRows(texts=("x" * 2000,)), 0) == "x" * 2000
+
+
+@pytest.mark.parametrize("task", ["text-classification", "text-embedding", "tensors"])
+def test_one_row_is_compared_and_shows_no_collapse(task):
+    found = compared(RIGHT[:1] + np.float32(0.01), base=RIGHT[:1], targets=None, task=task).lane("onnx-int8")
+    assert found.finite
+    assert not found.collapsed
+    assert found.measure("max_difference").value == pytest.approx(0.01, rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("task", "reading", "targets"),
     [

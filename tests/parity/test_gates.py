@@ -231,6 +231,15 @@ def test_an_asked_gate_that_cannot_be_measured_is_an_error_and_a_default_is_left
         judged(RIGHT.copy(), "min_overlap_1=0.9 fraction")
 
 
+def test_a_reference_alone_is_told_to_be_no_comparison():
+    alone = compare({"torch": RIGHT}, Asked(task="text-classification"), reference="torch")
+    verdict = judge(alone, [parse_gate("max_changed=0 points")])
+    assert verdict.results == ()
+    assert "nothing was compared" in sentences(alone, verdict)[-1]
+    broken = compare({"torch": RIGHT * np.nan}, Asked(task="text-classification"), reference="torch")
+    assert not judge(broken).passed
+
+
 def test_a_bound_in_logits_does_not_hold_for_other_outputs():
     with pytest.raises(UsageError) as caught:
         judged(RIGHT.copy(), "max_difference=1 logits", targets=None, task="tensors")
