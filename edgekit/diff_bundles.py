@@ -52,7 +52,7 @@ def _members(bundle: Bundle) -> dict[str, str]:
 
 
 def _models(bundle: Bundle) -> dict[str, str]:
-    found = {}
+    found: dict[str, str] = {}
     for engine, entry in bundle.manifest.models.items():
         found[f"{engine}: precision"] = entry.precision
         for side, specs in (("input", entry.inputs), ("output", entry.outputs)):
@@ -142,7 +142,7 @@ def _goldens(a: Bundle, b: Bundle) -> Iterable[AnswerDiff]:
 
 def _asked(bundle: Bundle) -> dict[str, str]:
     """Give digests of the golden rows before preprocessing, or of the tensors where there is none."""
-    raw = [name for name in ("golden.json", "golden/input.npy") if name in bundle.names]
+    raw: list[str] = [name for name in ("golden.json", "golden/input.npy") if name in bundle.names]
     if bundle.manifest.task == "tensors":
-        raw = [name for name in bundle.names if name.startswith("golden/") and name not in _ANSWERS]
+        raw = [name for name in sorted(bundle.names) if name.startswith("golden/") and name not in _ANSWERS]
     return {name: hashlib.sha256(bundle.read(name)).hexdigest() for name in raw}
