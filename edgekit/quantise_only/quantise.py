@@ -4,7 +4,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -140,7 +140,7 @@ class QuantiseReady:
         bound = Bound(measure=_mean_cosine, least=1.0 - _ROOM * (1.0 - self.limits.min_cosine), unit="mean cosine")
         judged = as_rows(static.graph, _judged(rows).feeds, trim=False)
         try:
-            return Planned(static.graph, fastest(static.graph, static.plan, judged, costs, bound).plan)
+            return replace(static, plan=fastest(static.graph, static.plan, judged, costs, bound).plan)
         except QualityError:
             return None  # the candidates are judged in the real engine, which may think better of them
 

@@ -20,6 +20,7 @@ from edgekit_converters.quantize.measure import as_rows
 from edgekit_converters.quantize.modes import Mode
 from edgekit_converters.quantize.plan import PLAN_FILE
 from edgekit_converters.quantize.planner import Planned, Planner
+from edgekit_converters.quantize.trained import load_trained, save_trained
 from edgekit_runtime.errors import UsageError
 from edgekit_runtime.manifest import TensorSpec
 from edgekit_runtime.selftest import flat_outputs
@@ -228,6 +229,7 @@ class PlanReady:
             (into / name).mkdir()
             (into / name / PLAN_FILE).write_text(made.plan.to_json(), encoding="utf-8")
             save_graph(made.graph, example, into / name)
+            save_trained(made.trained, into / name)
             kept = [technique.name for technique in made.plan.techniques if technique.kept]
             notes.append(f"{name} ({', '.join(kept) or 'no technique'})")
         return f"{len(made.plan.layers)} layers; plans: {'; '.join(notes)}"
@@ -277,4 +279,4 @@ def read_candidate(artifacts: Artifacts, name: str, given: Decisions | None, for
     plan = QuantPlan.from_json((folder / PLAN_FILE).read_text(encoding="utf-8"))
     if given is not None:
         plan = adopt(plan, given.plans[form].plan)  # type: ignore[index]
-    return Planned(load_graph(folder), plan)
+    return Planned(load_graph(folder), plan, load_trained(folder))

@@ -17,6 +17,7 @@ from edgekit_converters.quantize.stage import (
     QuantizeOnnx,
     QuantizeTflite,
     calibration_rows,
+    labelled_rows,
     read_plan,
 )
 from edgekit_models.data.dataset import read_dataset
@@ -77,8 +78,9 @@ def test_stages_write_one_plan_into_both_formats_and_say_what_they_did(tmp_path,
         notes[stage.gives] = stage.run(artifacts, into)
         artifacts[stage.gives] = tiny_networks.artifact(stage.gives, into)
     assert read_plan(artifacts).calibration_rows == 6
-    assert sorted(path.name for path in (tmp_path / "onnx-int8").iterdir()) == ["model.onnx", "saturation.json"]
-    assert [path.name for path in (tmp_path / "tflite-int8").iterdir()] == ["model.tflite"]
+    files = {form: sorted(path.name for path in (tmp_path / f"{form}-int8").iterdir()) for form in ("onnx", "tflite")}
+    assert files["onnx"] == ["layers.json", "model.onnx", "reference.onnx", "saturation.json"]
+    assert files["tflite"] == ["layers.json", "model.tflite", "reference.tflite"]
     assert "techniques" in notes[Kind.QUANT_PLAN]
     assert "int8 x int8" in notes[Kind.ONNX_INT8]
     assert ("1 embedding" in notes[Kind.ONNX_INT8]) is (task is TEXT)
@@ -101,6 +103,22 @@ def test_plan_stage_relaxes_layers_for_a_bound_and_refuses_under_all_int8(tmp_pa
     assert Mode.FLOAT in modes  # the naive plan has 20 dB, and no int8 mode brings 40
     with pytest.raises(QualityError) as caught:
         PlanQuantisation(task=TEXT, how=replace(bound, all_int8=True), seed=0).run(artifacts, tmp_path)
+    assert caught.value.code == "E0303"
+
+
+def test_plan_stage_searches_within_the_drop_of_the_budget_on_rows_that_were_not_calibrated(tmp_path) -> None:
+    artifacts = tiny_networks.student_artifacts(TEXT, tmp_path)
+    (tmp_path / "plan").mkdir()
+    how = QuantizeSpec(calibration_rows=12, ffn_output="static", techniques=False, within_max_drop=True)
+    note = PlanQuantisation(task=TEXT, how=how, seed=0, max_drop=100.0).run(artifacts, tmp_path / "plan")
+    assert "0 layers left their fastest mode for" in note
+    assert "points of float32's accuracy" in note
+    calibrated = [row["input_ids"].tobytes() for row in calibration_rows(artifacts, count=12, seed=0)]
+    judged = [row["input_ids"].tobytes() for row in labelled_rows(artifacts, count=12, seed=0)]
+    assert judged
+    assert not set(judged) & set(calibrated)
+    with pytest.raises(QualityError) as caught:
+        PlanQuantisation(task=TEXT, how=replace(how, all_int8=True), seed=0, max_drop=-100.5).run(artifacts, tmp_path)
     assert caught.value.code == "E0303"
 
 

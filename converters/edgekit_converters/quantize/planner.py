@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -25,6 +25,7 @@ from edgekit_converters.quantize.techniques.scale_out import scale_outputs
 from edgekit_converters.quantize.techniques.smooth import smooth_norms
 from edgekit_converters.quantize.techniques.split import split_outliers
 from edgekit_converters.quantize.ties import tie_ranges
+from edgekit_converters.quantize.trained import Trained, replaced
 from edgekit_runtime.errors import UsageError
 from edgekit_runtime.statistics import sqnr_db
 
@@ -37,10 +38,17 @@ _GAIN_DB = 0.1  # less is noise of the rows
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A plan and the rewritten float graph that it belongs to."""
+    """A plan and the rewritten float graph that it belongs to.
+
+    Attributes:
+        graph: With what refinements of the int8 weights and biases put into it.
+        plan: Of this graph.
+        trained: What stood in their places before.
+    """
 
     graph: Graph
     plan: QuantPlan
+    trained: Trained = field(default_factory=dict)
 
 
 Rewrite = Callable[[Graph, dict[str, Measured]], int]
@@ -140,13 +148,15 @@ class Planner:
         if self.ranges != "minmax":
             attempt = self._plan(copy.deepcopy(trial.best.graph), rows, ranges=self.ranges)
             trial.offer(f"{self.ranges} ranges", RANGE_SOURCES[self.ranges], attempt)
+        floats = trial.best.graph
         others = without(rows, self._places(rows))  # a fit must not judge itself
         # Coded weights have rounding methods of their own, which would undo what is fitted to these codes.
         for name, source, refine in () if trial.best.plan.codes() else _REFINEMENTS:
             best = Planned(copy.deepcopy(trial.best.graph), trial.best.plan)
             if refine(best.graph, best.plan, others or rows):
                 trial.offer(name, source, best)
-        return Planned(trial.best.graph, replace(trial.best.plan, techniques=tuple(trial.tried)))
+        plan = replace(trial.best.plan, techniques=tuple(trial.tried))
+        return Planned(trial.best.graph, plan, replaced(floats, trial.best.graph))
 
     def judged(self, rows: Sequence[Row]) -> Sequence[Row]:
         """Give the rows that techniques are judged on, spread over the calibration rows."""

@@ -23,21 +23,30 @@ from edgekit_converters.quantize.modes import Mode, layer_mode
 from edgekit_converters.quantize.plan import PLAN_FILE, QuantPlan
 from edgekit_converters.quantize.saturation import SevenBit
 from edgekit_converters.rows import feeds
-from edgekit_models.data.dataset import Inputs, read_dataset
+from edgekit_models.data.dataset import Inputs, Rows, read_dataset
 from edgekit_models.saved import load_own_model, read_config
 from edgekit_models.text_classifier import TextConfig
 from edgekit_runtime.errors import UsageError
 from edgekit_runtime.statistics import sqnr_db
 
-__all__ = ["PlanQuantisation", "QuantizeOnnx", "QuantizeTflite", "calibration_rows", "held_out_rows", "read_plan"]
+__all__ = [
+    "PlanQuantisation",
+    "QuantizeOnnx",
+    "QuantizeTflite",
+    "calibration_rows",
+    "held_out_rows",
+    "labelled_rows",
+    "read_plan",
+]
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from edgekit_converters.quantize.fastest import Found
+    from edgekit_converters.quantize.fastest import Bound, Found
     from edgekit_converters.quantize.measure import Checkpoint, Row
     from edgekit_converters.quantize.planner import Planned
 
+_LABELLED = 1024  # rows that a search within the budget is judged on; one of them is 0.1 points
 _HELD_OUT = 32  # fewest rows that coverage is told from
 
 
@@ -58,11 +67,25 @@ def held_out_rows(artifacts: Artifacts, *, count: int, seed: int) -> Iterator[di
     return feeds(inputs, artifacts[Kind.TEACHER].path)
 
 
+def labelled_rows(artifacts: Artifacts, *, count: int, seed: int) -> Iterator[dict[str, NDArray[np.generic]]]:
+    """Give up to 1,024 training rows that ``calibration_rows`` does not give; all rows where it gives all."""
+    return feeds(_labelled(artifacts, count=count, seed=seed).inputs, artifacts[Kind.TEACHER].path)
+
+
+def _labelled(artifacts: Artifacts, *, count: int, seed: int) -> Rows:
+    unseen = _taken(artifacts, seed, first=count, count=_LABELLED)
+    return unseen if len(unseen) else _taken(artifacts, seed, first=0, count=_LABELLED)
+
+
 def _drawn(artifacts: Artifacts, seed: int, *, first: int, count: int) -> Inputs:
-    """Give training rows at some places of a seeded random order, in their own order."""
+    """Give inputs of training rows at some places of a seeded random order, in their own order."""
+    return _taken(artifacts, seed, first=first, count=count).inputs
+
+
+def _taken(artifacts: Artifacts, seed: int, *, first: int, count: int) -> Rows:
     train = read_dataset(artifacts[Kind.DATA].path).train
     order = np.random.default_rng([seed, zlib.crc32(b"calibration")]).permutation(len(train))
-    return train.take(np.sort(order[first : first + count])).inputs
+    return train.take(np.sort(order[first : first + count]))
 
 
 def read_plan(artifacts: Artifacts) -> QuantPlan:
@@ -84,6 +107,7 @@ class PlanQuantisation:
     formats: tuple[Format, ...] = ("onnx", "tflite")  # whose engines a search measures layers in
     activations: ActivationType = "uint8"
     given: Decisions | None = None
+    max_drop: float = 1.0  # points that a search within the budget may lose
 
     takes: ClassVar[tuple[Kind, ...]] = (Kind.DATA, Kind.TEACHER, Kind.STUDENT_PRUNED)
     gives: ClassVar[Kind] = Kind.QUANT_PLAN
@@ -91,8 +115,9 @@ class PlanQuantisation:
     def config(self) -> Mapping[str, object]:
         # The path of a file of decisions says nothing; what it holds does. What is measured holds for one machine.
         basis: object = self.given.digest if self.given else ""
-        if self.given is None and self.how.min_sqnr_db is not None:
-            basis = [list(self.formats), self.activations, machine()]
+        if self.given is None and self.how.searches:
+            bound = [self.max_drop] if self.how.within_max_drop else []
+            basis = [list(self.formats), self.activations, machine(), *bound]
         return {"quantize": {**asdict(self.how), "plan": ""}, "task": self.task.value, "basis": basis}
 
     def versions(self) -> tuple[str, ...]:
@@ -108,6 +133,7 @@ class PlanQuantisation:
         from edgekit_converters.quantize.schemes.codes_file import save_codes
         from edgekit_converters.quantize.schemes.rounded import round_weights
         from edgekit_converters.quantize.search import relax
+        from edgekit_converters.quantize.trained import save_trained
 
         folder = artifacts[Kind.STUDENT_PRUNED].path
         model = load_own_model(folder / "config.json", folder / "model.safetensors")
@@ -138,13 +164,17 @@ class PlanQuantisation:
             # Fewer bits are asked for size, not for speed: the fewest layers take more of them.
             eased = relax(planned.graph, plan, planner.judged(rows), min_sqnr_db=self.how.min_sqnr_db)
             plan, relaxed = eased.plan, f"; {len(eased.relaxed)} layers relaxed for {eased.sqnr_db:.1f} dB"
-        elif self.how.min_sqnr_db is not None:
-            found = self._search(Planned(planned.graph, plan), planner.judged(rows), example)
+        elif self.how.searches:
+            judged, bound = planner.judged(rows), self._bound(artifacts)
+            if self.how.within_max_drop:
+                judged = as_rows(graph, partial(labelled_rows, artifacts, **drawn), trim=longest > 2)
+            found = self._search(Planned(planned.graph, plan), judged, example, bound)
             plan = found.plan
-            relaxed = f"; {len(found.moved)} layers left their fastest mode for {found.reached:.1f} dB"
+            relaxed = f"; {len(found.moved)} layers left their fastest mode for {found.reached:.1f} {bound.unit}"
         (into / PLAN_FILE).write_text(plan.to_json(), encoding="utf-8")
         save_codes(plan, into)
         save_graph(planned.graph, example, into)
+        save_trained(planned.trained, into)
         unseen = as_rows(graph, partial(held_out_rows, artifacts, **drawn), trim=longest > 2)
         held_out = hold_out(planned.graph, plan, unseen)
         held_out.write(into)
@@ -171,13 +201,21 @@ class PlanQuantisation:
         depends = repr((artifacts[Kind.STUDENT_PRUNED].digest, artifacts[Kind.DATA].digest, self.config(), self.seed))
         return None if self.states is None else self.states / hashlib.sha256(depends.encode()).hexdigest()[:32]
 
-    def _search(self, made: "Planned", judged: "Sequence[Row]", example: "tuple[Tensor, ...]") -> "Found":
-        """Find the fastest modes, by the CPU time of each layer here, that keep ``min_sqnr_db``."""
-        from edgekit_converters.quantize.cost import MODES, layer_costs
-        from edgekit_converters.quantize.fastest import Bound, fastest
+    def _bound(self, artifacts: Artifacts) -> "Bound":
+        from edgekit_converters.quantize.fastest import Bound, kept_accuracy
 
-        least = self.how.min_sqnr_db
-        assert least is not None
+        if self.how.min_sqnr_db is not None:
+            return Bound(measure=sqnr_db, least=self.how.min_sqnr_db, unit="dB")
+        targets = _labelled(artifacts, count=self.how.calibration_rows, seed=self.seed).targets
+        return Bound(measure=kept_accuracy(targets), least=-self.max_drop, unit="points of float32's accuracy")
+
+    def _search(
+        self, made: "Planned", judged: "Sequence[Row]", example: "tuple[Tensor, ...]", bound: "Bound"
+    ) -> "Found":
+        """Find the fastest modes, by the CPU time of each layer here, that keep the bound."""
+        from edgekit_converters.quantize.cost import MODES, layer_costs
+        from edgekit_converters.quantize.fastest import fastest
+
         costs = layer_costs(
             made.graph,
             made.plan,
@@ -186,7 +224,7 @@ class PlanQuantisation:
             activations=self.activations,
             only=(Mode.STATIC,) if self.how.all_int8 else MODES,
         )
-        return fastest(made.graph, made.plan, judged, costs, Bound(measure=sqnr_db, least=least, unit="dB"))
+        return fastest(made.graph, made.plan, judged, costs, bound)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,6 +287,8 @@ class QuantizeTflite:
 def _planned(artifacts: Artifacts) -> "tuple[Planned, ModelContract]":
     from edgekit_converters.quantize.graph import load_graph
     from edgekit_converters.quantize.planner import Planned
+    from edgekit_converters.quantize.trained import load_trained
 
-    made = Planned(load_graph(artifacts[Kind.QUANT_PLAN].path), read_plan(artifacts))
+    folder = artifacts[Kind.QUANT_PLAN].path
+    made = Planned(load_graph(folder), read_plan(artifacts), load_trained(folder))
     return made, contract_of(read_config(artifacts[Kind.STUDENT_PRUNED].path / "config.json"))

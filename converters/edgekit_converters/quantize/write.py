@@ -60,7 +60,7 @@ def write_onnx(
         source = Path(folder) / target.name
         export_module_onnx(graph, contract, source, opset=max(opset, least_opset(plan)))
         counts = quantize_onnx(source, target, plan, weights, activations=activations)
-        record_onnx(source, target.parent, graph, weights)
+        record_onnx(source, target.parent, made, weights)
     found = read_onnx(target, plan, weights)
     equal = prove(plan, weights, layer_biases(graph), found) + prove_codes(plan, read_onnx_codes(target))
     proofs = prove_layers(plan, found, kernel_kinds(graph))
@@ -103,7 +103,7 @@ def write_tflite(
         source = Path(folder) / target.name
         export_module_tflite(separate_affine(made.graph), contract, source)
         quantize_tflite(source, target, made.plan, weights, rows)
-        record_tflite(source, target.parent, made.graph, weights)
+        record_tflite(source, target.parent, made, weights)
     equal = prove(made.plan, weights, layer_biases(made.graph), read_tflite(target, made.plan, weights))
     equal += prove_codes(made.plan, read_tflite_codes(target))
     return f"{target.stat().st_size / 1e6:.2f} MB; {equal} arrays and grids equal the plan's"

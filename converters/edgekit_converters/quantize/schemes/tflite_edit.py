@@ -71,6 +71,14 @@ class TfliteEdit:
             return None
         return np.frombuffer(bytes(data), np.float32).reshape(self.shape(tensor))
 
+    def put(self, tensor: int, values: NDArray[np.float32]) -> None:
+        """Give a float32 constant other values of the same shape."""
+        assert values.shape == tuple(self.shape(tensor))
+        buffer = schema.BufferT()  # a new one: the old may serve several tensors
+        buffer.data = np.frombuffer(np.ascontiguousarray(values, np.float32).tobytes(), np.uint8)
+        self._graph.tensors[tensor].buffer = len(self._model.buffers)
+        self._model.buffers.append(buffer)
+
     def array(self, tensor: int) -> NDArray[np.generic] | None:
         """Give the values of a constant of any type that this class writes, int4 as int8; None if it is computed."""
         held = self._graph.tensors[tensor]
