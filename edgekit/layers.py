@@ -273,7 +273,6 @@ def _rss_bytes() -> int:
 
 
 def _peak_rss_bytes() -> int:
-    """Give the most memory that this process has held."""
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """Give the most memory that this process has held; ``ru_maxrss`` would count what its parent held."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024

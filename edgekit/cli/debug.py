@@ -1,5 +1,6 @@
 """``edgekit debug``: where int8 parts from float, and the smallest model that shows it."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +79,31 @@ def reduce(bundle: str, as_json: bool, **options: Any) -> None:  # noqa: ANN401
     print(f"{told.module} ({told.reason}): {told.note}")
     print(f"{', '.join(made.operators)}, row {made.row} of {made.of_rows}: {options['out']}")
     print("`python show.py` in that folder shows it")
+
+
+@command.command("identity")
+@bundle_argument
+@json_option
+def identity(bundle: str, as_json: bool) -> None:
+    """Show which tensor of which file each PyTorch module of BUNDLE became."""
+    from edgekit.layers_identity import layer_identities
+    from edgekit_runtime.bundle import verify
+
+    found = layer_identities(Path(bundle), bundle=verify(bundle))
+    if as_json:
+        tables = {"layers": [asdict(row) for row in found.layers], "lost": [asdict(row) for row in found.lost]}
+        print_json("debug", {"bundle": bundle, **tables})
+        return
+    rows = [[_short(value) for value in asdict(row).values()] for row in found.layers]
+    print_table(("module", "kind", "ONNX float", "ONNX int8", "TFLite float", "TFLite int8"), rows)
+    for row in found.lost:
+        print(f"{row.module}: {row.reason}")
+
+
+def _short(name: str | None) -> str:
+    """Keep the number and the end of the long names that TFLite's converter gives."""
+    number, _, rest = (name or "-").partition(":")
+    return f"{number}:...{rest[-24:]}" if len(rest) > 24 else name or "-"
 
 
 def _question(bundle: str, **options: Any) -> Any:  # noqa: ANN401
