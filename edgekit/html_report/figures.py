@@ -28,7 +28,7 @@ def decibel(value: float | None) -> str:
     """Write an SQNR; equal arrays have an infinite one."""
     if value is None:
         return NONE
-    return "exact" if value == math.inf else f"{value:.1f} dB"
+    return "NaN" if math.isnan(value) else "exact" if value == math.inf else f"{value:.1f} dB"
 
 
 def milliseconds(value: float | None) -> str:

@@ -1,5 +1,6 @@
 """The part of a report that compares lanes: accuracy, changed answers, one table of all figures, and cost."""
 
+import math
 from collections.abc import Sequence
 
 from edgekit.evidence_document import RunEvidence
@@ -156,6 +157,8 @@ def _value(measure: Measure | None) -> str:
         return NONE
     if measure.name == "sqnr":
         return decibel(measure.value)
+    if math.isnan(measure.value):
+        return "NaN"
     return f"{measure.value:.6f}" if measure.name == "cosine" else f"{measure.value:.4g} {measure.unit.value}"
 
 

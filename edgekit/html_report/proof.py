@@ -83,7 +83,7 @@ def slices_section(run: RunEvidence) -> Section | None:
 
 
 def _plain(measure: Measure | None) -> str:
-    return NONE if measure is None else f"{measure.value:.4f}"
+    return NONE if measure is None else "NaN" if math.isnan(measure.value) else f"{measure.value:.4f}"
 
 
 _LAYER_LEGEND = (
