@@ -168,11 +168,12 @@ def json_array(held: Mapping[str, Any]) -> NDArray[Any]:
 def fingerprint(tensor: NDArray[Any]) -> float:
     """Give one number that a changed, moved or missing entry changes: a weighted sum in float64.
 
-    The weights run through [1, 2) by multiples of the golden ratio, so that swapped channels do not cancel. Integers
-    give the same on every machine; floats to about 1e-12 of the sum of magnitudes, beside their own rounding.
+    The weights run through [1, 2) by multiples of the golden ratio, so that swapped channels do not cancel. They are
+    4096ths, so that products and sums of integers are exact and give the same on every machine, which sums in an order
+    of its own; floats do to about 1e-12 of the sum of magnitudes, beside their own rounding.
     """
     values = np.asarray(tensor, np.float64).ravel()
-    weights = 1.0 + (np.arange(len(values)) * 0.6180339887498949) % 1.0
+    weights = 1.0 + np.floor((np.arange(len(values)) * 0.6180339887498949) % 1.0 * 4096.0) / 4096.0
     return float(values @ weights)
 
 

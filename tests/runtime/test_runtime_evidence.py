@@ -2,6 +2,7 @@
 
 import io
 import json
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -51,6 +52,14 @@ def test_arrays_of_another_length_or_kind_are_refused():
     for change in ({"shape": [2, 4]}, {"dtype": "object"}, {"base64": "!"}):
         with pytest.raises(ValueError, match=r"."):
             json_array({**held, **change})
+
+
+def test_fingerprint_of_integers_is_exact_so_that_no_order_of_summing_shows():
+    ids = np.random.default_rng(5).integers(0, 250_000, (1, 512), np.int32)
+    parts = [Fraction(int(4096 * (place * 0.6180339887498949 % 1.0)), 4096) for place in range(512)]
+    exact = sum(int(value) * (1 + part) for value, part in zip(ids[0], parts, strict=True))
+    assert Fraction(fingerprint(ids)) == exact
+    assert fingerprint(ids[:, ::-1]) != fingerprint(ids)
 
 
 def test_fingerprint_sees_swapped_channels_and_one_changed_entry():
