@@ -99,6 +99,7 @@ budget:                                # a build that misses one of these fails 
   max_changed: 5.0 points              # share of decisions that int8 may change
   # max_size_mb: 10
   # max_latency_ms: 20                 # CPU time on this machine, one thread
+# parity: {{gates: {{min_sqnr: 25 dB}}}}   # bounds of the build and of each later comparison
 
 targets: [x86-64]                      # see: edgekit targets
 seed: 0

@@ -46,6 +46,11 @@ def test_a_fraction_is_compared_with_no_other_unit(unit):
     assert caught.value.code == "E0165"
 
 
+def test_a_bare_number_is_told_why_it_is_refused():
+    with pytest.raises(ValueError, match="could be half a point or a half"):
+        Quantity.parse("0.5")
+
+
 def test_shares_convert_only_where_it_is_asked_for():
     assert Quantity(0.05, Unit.FRACTION).to(Unit.PERCENT) == Quantity(5.0, Unit.PERCENT)
     assert Quantity(2.0, Unit.POINTS).to(Unit.FRACTION) == Quantity(0.02, Unit.FRACTION)
