@@ -108,6 +108,7 @@ def _int8_stages(recipe: Recipe, target: str) -> list[Stage]:
             formats=recipe.export.formats,
             activations=activations,
             given=given,
+            max_drop=recipe.budget.max_drop.value,
         ),
     ]
     if "onnx" in recipe.export.formats:

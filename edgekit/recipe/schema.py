@@ -245,6 +245,7 @@ class QuantizeModel(Section):
     block: Literal[0, 32, 64, 128, 256] = Field(default=UNSET)
     techniques: bool = Field(default=UNSET)
     min_sqnr_db: float = Field(default=UNSET, gt=0)
+    within_max_drop: bool = Field(default=UNSET)
     all_int8: bool = Field(default=UNSET)
     plan: Text = Field(default=UNSET)
     seven_bit: bool | Literal["pairs"] = Field(default=UNSET)
@@ -254,6 +255,8 @@ class QuantizeModel(Section):
     @model_validator(mode="after")
     def _scheme(self) -> Self:
         coded = self.weights is not None and self.weights != "int8"
+        if self.within_max_drop and (coded or self.min_sqnr_db is not None):
+            raise fault("needs weights: int8 and no min_sqnr_db; one bound is enough", key="within_max_drop")
         if coded and (self.activations == "int16" or self.ffn_output == "static" or self.all_int8):
             given = {"activations": self.activations == "int16", "ffn_output": self.ffn_output == "static"}
             key = next((name for name, wrong in given.items() if wrong), "all_int8")

@@ -251,7 +251,9 @@ class QuantizeSpec:
         whole_network: Text, ONNX: every operator reads and gives integers, layer norm, softmax and GELU too, as NPUs
             need it. ``int8``, or ``int16-residual`` with 16 bits for what a layer norm sums up. The modes of layers,
             which other keys choose, do not apply then.
-        all_int8: No layer may leave static int8 for ``min_sqnr_db``, as NPUs need it.
+        within_max_drop: Take the fastest modes whose simulated accuracy on training rows that were not calibrated on
+            loses at most ``budget.max_drop``.
+        all_int8: No layer may leave static int8 for ``min_sqnr_db`` or ``within_max_drop``, as NPUs need it.
         plan: ``NAME-TARGET.plan.json`` of an earlier build of the same model and rows: nothing is measured, its
             decisions hold. Relative paths start at the recipe's folder.
     """
@@ -266,11 +268,17 @@ class QuantizeSpec:
     block: Literal[0, 32, 64, 128, 256] = 32
     techniques: bool = True
     min_sqnr_db: float | None = None
+    within_max_drop: bool = False
     all_int8: bool = False
     plan: str = ""
     seven_bit: bool | Literal["pairs"] = False
     per_tensor: bool = False
     whole_network: Literal["off", "int8", "int16-residual"] = "off"
+
+    @property
+    def searches(self) -> bool:
+        """Whether layers may leave the mode that the recipe gives them."""
+        return self.min_sqnr_db is not None or self.within_max_drop
 
     @property
     def for_speed(self) -> bool:

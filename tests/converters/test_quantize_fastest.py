@@ -3,11 +3,12 @@
 import itertools
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import tiny_networks
 from test_quantize_plan import STATIC, loud_model
 
-from edgekit_converters.quantize.fastest import Bound, _hull, fastest
+from edgekit_converters.quantize.fastest import Bound, _assigned, _hull, fastest, kept_accuracy
 from edgekit_converters.quantize.measure import as_rows, outputs, simulate
 from edgekit_converters.quantize.modes import Mode
 from edgekit_converters.quantize.planner import Planner
@@ -108,3 +109,36 @@ def test_steps_follow_the_lower_hull() -> None:
     first, second = _hull("a", points)
     assert (first.mode, first.price) == (Mode.DYNAMIC, pytest.approx(1 / 7))
     assert (second.mode, second.price) == (Mode.FLOAT, pytest.approx(1.0))
+
+
+def test_kept_accuracy_counts_points_of_right_rows() -> None:
+    targets = np.array([0, 1, 1, 0])
+    right, two_wrong = np.eye(2)[targets], np.eye(2)[[1, 1, 0, 0]]
+    assert kept_accuracy(targets)(right, two_wrong) == -50.0
+    assert kept_accuracy(targets)(two_wrong, right) == 50.0
+    assert kept_accuracy(targets)(right, np.full_like(right, np.nan)) == -100.0  # NaN is wrong, never even
+
+
+def test_search_within_a_drop_takes_the_cheapest_assignment_that_loses_no_more(naive) -> None:
+    graph, plan, _ = naive
+    rows = as_rows(graph, tiny_networks.text_feeds(192, seed=5), trim=True)
+    reference = outputs(graph, rows)
+    middle = reference.mean(0)  # around it many rows are near ties, which noise can tip
+    targets = (reference - middle).reshape(len(rows), -1).argmax(1)  # float is right everywhere: every flip is a loss
+
+    def kept(before, after) -> float:
+        return kept_accuracy(targets)(before - middle, after - middle)
+
+    def lost(modes) -> float:
+        return -kept(reference, simulate(graph, _assigned(plan, modes), rows))
+
+    every = [dict(zip(FREE, modes, strict=True)) for modes in itertools.product(MODES, repeat=2)]
+    losses = {tuple(modes.values()): lost(modes) for modes in every}
+    assert losses[Mode.STATIC, Mode.STATIC] > 0
+    allowed = losses[Mode.STATIC, Mode.DYNAMIC] - 0.5  # the fastest int8 modes lose half a point too much
+    limit = Bound(measure=kept, least=-allowed, unit="points")
+    found = fastest(graph, plan, rows, COSTS, limit)
+    assert losses[tuple(modes_of(found.plan).values())] <= allowed
+    cheapest = min(cost_of(modes) for modes in every if losses[tuple(modes.values())] <= allowed)
+    assert cost_of(modes_of(found.plan)) == pytest.approx(cheapest)
+    assert found.reached == pytest.approx(-losses[tuple(modes_of(found.plan).values())])

@@ -11,9 +11,10 @@ from edgekit_converters.quantize.measure import Row, outputs, simulate
 from edgekit_converters.quantize.modes import Mode
 from edgekit_converters.quantize.plan import LayerPlan, QuantPlan
 from edgekit_converters.quantize.search import fewest
+from edgekit_runtime import statistics
 from edgekit_runtime.errors import QualityError
 
-__all__ = ["Bound", "Costs", "Found", "fastest"]
+__all__ = ["Bound", "Costs", "Found", "fastest", "kept_accuracy"]
 
 Costs = Mapping[str, Mapping[Mode, float]]
 """CPU time in ms by layer and mode; a mode that is absent cannot be had."""
@@ -33,6 +34,20 @@ class Bound:
     measure: Callable[[NDArray[np.float64], NDArray[np.float64]], float]
     least: float
     unit: str
+
+
+def kept_accuracy(targets: NDArray[np.int64]) -> Callable[[NDArray[np.float64], NDArray[np.float64]], float]:
+    """Give a measure for ``Bound``: accuracy of int8 answers minus that of float ones, in points; 0 or more = no loss.
+
+    Args:
+        targets: Right classes, int64 (rows,).
+    """
+
+    def measure(reference: NDArray[np.float64], answers: NDArray[np.float64]) -> float:
+        before, after = (statistics.accuracy(each.reshape(len(targets), -1), targets) for each in (reference, answers))
+        return 100.0 * (after - before)
+
+    return measure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
