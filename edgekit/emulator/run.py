@@ -112,6 +112,6 @@ def _run(command: list[str], view: Path, lane: str) -> None:
     raise DeviceError("E0830", f"{lane}: the device's code failed with exit code {done.returncode}", why=why, fix=_SAME)
 
 
-_FEWER = "ask fewer rows: an emulated core is 50 to 150 times slower than this one"
+_FEWER = "ask fewer rows: an emulated core is 50 to 500 times slower than this one"
 _CRASH = "the engine crashes on this model: take another engine or core, or try it on a board"
 _SAME = "run python -m edgekit_runtime selftest on this machine; it may fail here too"
