@@ -21,6 +21,7 @@ from edgekit.emulator.run import Job, run_job
 from edgekit.lanes.base import Question
 from edgekit_runtime.bundle import verify
 from edgekit_runtime.errors import DeviceError, MissingError, UsageError
+from edgekit_runtime.evidence import fingerprint
 from edgekit_runtime.rows import IMAGES, RawRows
 
 PIXELS = np.random.default_rng(11).integers(0, 256, (7, 8, 8), np.uint8)
@@ -54,6 +55,7 @@ def test_aarch64_engines_answer_like_the_float_network(answers, core, model):
     assert np.abs(found.outputs - float_logits()).max() < 2 * STEP
     assert (found.lane, found.machine.arch, found.precision) == (f"arm:{core}/{model}", "aarch64", "int8")
     assert found.selftest == ()
+    assert found.tensors["image"] == pytest.approx([fingerprint(image / np.float32(255)) for image in PIXELS], rel=1e-6)
     assert "asimddp" in found.machine.features or core == "cortex-a53"
 
 
