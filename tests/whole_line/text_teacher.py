@@ -6,8 +6,8 @@ from pathlib import Path
 __all__ = ["write_teacher"]
 
 
-def write_teacher(folder: Path, *, words: Sequence[str], layers: int = 4) -> None:
-    """Write an untrained BERT of width 32 and a WordPiece tokenizer that knows ``words``."""
+def write_teacher(folder: Path, *, words: Sequence[str], layers: int = 4, spread: float = 0.02) -> None:
+    """Write an untrained BERT of width 32, its weights ``spread`` wide, and a WordPiece tokenizer of ``words``."""
     import torch
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
     from transformers import BertConfig, BertModel
@@ -28,6 +28,7 @@ def write_teacher(folder: Path, *, words: Sequence[str], layers: int = 4) -> Non
         vocab_size=len(vocabulary),
         hidden_size=32,
         num_hidden_layers=layers,
+        initializer_range=spread,
         num_attention_heads=4,
         intermediate_size=64,
         max_position_embeddings=40,

@@ -1,0 +1,71 @@
+"""Faults in quantisation: the build itself made them, so goldens and plan agree with the faulty files."""
+
+import numpy as np
+import pytest
+from fault_bundles import failed, parity
+from planting import moving_average, naive_planner, observed_ranges, per_tensor, percentile, requantised, unclipped_mask
+
+from edgekit_converters.layerwise.result import LayerRow
+
+INT8 = ("onnx-int8", "tflite-int8")
+
+
+def both_fail(answer, layer, reason):
+    """Check the verdict and the layer of both formats; give the gates that were missed."""
+    assert answer.code == 3
+    assert "error[E0302]" in answer.err
+    assert {lane for lane, _ in failed(answer)} == set(INT8)
+    for lane in INT8:
+        report = answer.json["layers"][lane]
+        assert report["first_divergence"] == layer
+        assert reasons(report)[layer] == reason
+    return {gate for _, gate in failed(answer)}
+
+
+def reasons(report):
+    return {row.module: row.reason for row in map(LayerRow.from_json, report["layers"])}
+
+
+def test_quantised_the_same_way_without_a_mistake_digits_and_texts_pass(digits_bundle, texts, tmp_path):
+    for name, path in (("digits", digits_bundle), ("texts", texts)):
+        answer = parity(requantised(path, tmp_path / name, naive_planner()), "--layers")
+        assert answer.code == 0, answer.err
+        assert {lane: answer.json["layers"][lane]["first_divergence"] for lane in INT8} == dict.fromkeys(INT8)
+
+
+def test_one_scale_for_all_channels_of_a_depthwise_layer_fails_and_the_layer_is_named(digits_bundle, tmp_path):
+    bundle = requantised(digits_bundle, tmp_path / "it", naive_planner(), edit=per_tensor("depthwise"))
+    answer = parity(bundle)
+    assert both_fail(answer, "depthwise", "weights") == {"weights", "min_cosine", "min_sqnr"}
+    # 15 of 16 channels have weights a hundredth as large as the loudest, which alone is as good as before.
+    assert "14 more channels" in answer.json["layers"]["onnx-int8"]["words"]
+
+
+@pytest.mark.parametrize("look", [moving_average, percentile(99)], ids=["moving average", "percentile"])
+def test_a_calibration_that_forgets_or_clips_loud_rows_fails_and_the_first_layer_is_named(
+    digits_bundle, tmp_path, look
+):
+    bundle = requantised(digits_bundle, tmp_path / "it", naive_planner(), ranges=observed_ranges(look))
+    assert both_fail(parity(bundle), "first", "clipping") == {"min_cosine", "min_sqnr"}
+
+
+def test_the_moving_average_is_what_the_library_computes():
+    """Against ai-edge-quantizer's own update, whose default it is."""
+    from ai_edge_quantizer.utils import qsv_utils
+
+    rows = [np.array([-low, high], np.float32) for low, high in ((1, 2), (3, 1), (2, 9))]
+    held = {"min": rows[0].min().reshape(1), "max": rows[0].max().reshape(1)}
+    for row in rows[1:]:
+        held = qsv_utils.moving_average_update(held, {"min": row.min().reshape(1), "max": row.max().reshape(1)})
+    assert moving_average(rows) == pytest.approx((float(held["min"][0]), float(held["max"][0])))
+
+
+def test_a_mask_of_padding_that_is_not_clipped_fails_where_attention_is_int8(texts, tmp_path):
+    """ONNX leaves the scores float; TFLite puts them on a grid that the mask stretches until one code is left."""
+    bundle = requantised(texts, tmp_path / "it", naive_planner(), change=unclipped_mask)
+    answer = parity(bundle)
+    assert answer.code == 3
+    assert {lane for lane, _ in failed(answer)} == {"tflite-int8"}
+    assert "min_cosine" in {gate for _, gate in failed(answer)}
+    report = answer.json["layers"]["tflite-int8"]
+    assert report["first_divergence"] == "before encoder.layers.0.attention.output"
