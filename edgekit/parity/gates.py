@@ -210,7 +210,7 @@ def make_gate(name: str, written: object, *, asked: bool = True) -> Gate:
 def _is_number(written: object) -> bool:
     if isinstance(written, str):
         return written.replace(".", "", 1).isdecimal()
-    return isinstance(written, int | float) and not isinstance(written, bool)
+    return isinstance(written, int | float)
 
 
 def _example(kind: GateKind) -> str:

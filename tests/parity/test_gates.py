@@ -90,6 +90,12 @@ def test_a_written_gate_is_read_back_with_every_digit(name):
     assert make_gate(name, gate.written()) == gate
 
 
+def test_yes_is_no_cosine():
+    with pytest.raises(UsageError) as caught:
+        make_gate("min_cosine", True)
+    assert caught.value.code == "E0168"
+
+
 def test_gates_come_back_from_the_provenance_of_a_bundle():
     (gate,) = read_gates({"schema": 1, "gates": {"max_changed": "2.0 points"}})
     assert (gate.kind.name, gate.limit) == ("max_changed", Quantity(2.0, Unit.POINTS))
@@ -217,8 +223,9 @@ def test_a_float_lane_repeats_a_float_reference_to_60_db():
     found = outcomes(judged(RIGHT + 1e-2 * noise, name="arm/onnx", precisions={"arm/onnx": "float32"}))
     assert found["min_float_sqnr"] == "failed"
     assert "min_float_sqnr" not in outcomes(judged(RIGHT + 1e-2 * noise))  # int8
-    against_int8 = judged(RIGHT + 1e-2 * noise, name="onnx-fp32", precisions={"torch": "int8"})
-    assert "min_float_sqnr" not in outcomes(against_int8)
+    for name in ("onnx-fp32", "onnx-int8"):
+        against_int8 = judged(RIGHT + 1e-2 * noise, name=name, precisions={"torch": "int8"})
+        assert "min_float_sqnr" not in outcomes(against_int8)
 
 
 def test_an_asked_gate_that_cannot_be_measured_is_an_error_and_a_default_is_left_out():
@@ -270,7 +277,7 @@ def test_a_reference_at_chance_lets_nothing_pass():
 
 
 def test_a_reference_below_chance_is_told_from_one_at_chance():
-    assert "labels" in faults(RIGHT[:, ::-1].copy())
+    assert "are the labels in another order?" in faults(RIGHT[:, ::-1].copy())
     assert "right on none" in faults(RIGHT[:, ::-1].copy(), targets=np.full(ROWS, 5))
 
 

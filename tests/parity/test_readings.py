@@ -77,6 +77,13 @@ def test_flips_have_the_gap_between_both_classes_in_the_reference():
     assert list(found.changed) == [True, True, False, True]
 
 
+def test_rows_with_nan_on_both_sides_do_not_agree():
+    broken = np.array([[math.nan, 1.0], [1.0, 0.0]])
+    found, measures = read(Reading.DECISIONS, broken, broken)
+    assert list(found.changed) == [True, False]
+    assert measures["changed"].value == 50.0
+
+
 def test_the_interval_of_changed_rows_is_exact_and_in_points():
     _, measures = read(Reading.DECISIONS, np.eye(40, 2), np.eye(40, 2))
     assert measures["changed"].interval == (0.0, pytest.approx(100 * (1 - 0.025 ** (1 / 40))))
@@ -129,6 +136,8 @@ def test_vectors_without_direction_have_no_neighbours():
     _, measures = read(Reading.VECTORS, np.eye(4) + 0.1, np.eye(4) + 0.1)
     assert measures["overlap_1"].value == 1.0
     assert "overlap_5" not in measures  # four rows have no five neighbours
+    _, measures = read(Reading.VECTORS, np.eye(5) + 0.1, np.eye(5) + 0.1)
+    assert "overlap_5" not in measures  # nor have five: a row is not its own
 
 
 def every_span(row):

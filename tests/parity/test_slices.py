@@ -18,6 +18,7 @@ def names(parts, kind):
         ("хороший фильм, good", "Cyrillic"),
         ("这部电影很好看", "Han"),
         ("とても良い映画でした", "Japanese"),
+        ("映画最高の", "Japanese"),
         ("좋은 영화", "Hangul"),
         ("فيلم جيد", "Arabic"),
         ("12 + 3!", "none"),
