@@ -247,13 +247,14 @@ def _cost_changes(name: str, a: LaneEvidence, b: LaneEvidence) -> list[Change]:
 
 
 def _verdict_changes(a: RunEvidence, b: RunEvidence) -> list[Change]:
-    """Compare the verdict, then every gate's outcome; the measured value is told where the outcome differs."""
+    """Compare the verdict, then the gates of lanes that both have, and tell what was measured where they turned."""
     words = ["not judged" if run.verdict is None else "passed" if run.verdict.passed else "failed" for run in (a, b)]
     changes = [Change("all gates", *words)] if words[0] != words[1] else []
     if a.verdict is None or b.verdict is None:
         return changes
     ours, theirs = ({(gate.lane, gate.gate): gate for gate in run.verdict.results} for run in (a, b) if run.verdict)
-    for key in dict.fromkeys((*ours, *theirs)):
+    both = {lane.lane for lane in a.lanes} & {lane.lane for lane in b.lanes}
+    for key in dict.fromkeys(key for key in (*ours, *theirs) if key[0] in both):
         before, after = ours.get(key), theirs.get(key)
         if (before and before.outcome) != (after and after.outcome):
             changes.append(Change(": ".join(key), _gate_text(before), _gate_text(after)))

@@ -74,6 +74,15 @@ def test_build_that_missed_a_bound_says_which(tmp_path):
     assert "onnx-int8: accuracy drop is 3 points" in header
 
 
+def test_faults_outweigh_a_passed_beside_them(tmp_path):
+    folder = folder_of(tmp_path, recipe_report(), faults=["x"])
+    content = json.loads((folder / "report.json").read_text())
+    (folder / "report.json").write_text(json.dumps({**content, "passed": True}))
+    assert build_page(folder).state == "bad"
+    (folder / "report.json").write_text(json.dumps({**content, "faults": []}))
+    assert build_page(folder).state == "bad"
+
+
 def test_model_that_was_quantised_as_it_is_shows_how_close_it_is(tmp_path):
     close = Closeness(rows=150, cosine_mean=0.99812, cosine_worst=0.97, sqnr_db=float("inf"), nearest_all=0.985)
     lane = LaneLine(
