@@ -12,7 +12,7 @@ from edgekit_converters.layerwise.result import Reason
 from edgekit_converters.layerwise.sums import ErrorSums, InputSums
 from edgekit_converters.quantize.plan import Grid
 
-__all__ = ["Evidence", "Verdict", "judge", "judge_weights"]
+__all__ = ["Evidence", "Verdict", "judge"]
 
 # Ordinary layers of the networks in benchmarks/results/layers.json stay below half of these.
 _ALL_DB = 12.0  # noise of all channels above the expected
@@ -77,7 +77,7 @@ def _judge_int8(found: Evidence) -> Verdict | None:
     excess, channel, by_channel = _excess(found)
     off = [text for side, planned, held in found.grids if (text := _grid_note(side, planned, held))]
     if found.weights is not None:
-        verdict = judge_weights(*found.weights)
+        verdict = _judge_weights(*found.weights)
         if verdict is not None:
             return verdict
     limit = _BETWEEN_DB if found.between else _GRID_DB if off else _ALL_DB
@@ -100,13 +100,7 @@ def _excess(found: Evidence) -> tuple[float, int, float]:
     return overall, channel, 10 * math.log10(float(ratios[channel]))
 
 
-def judge_weights(wanted: NDArray[np.float32], held: NDArray[np.float32]) -> Verdict | None:
-    """Give what is wrong with int8 weights, decoded to float, or None.
-
-    Args:
-        wanted: Float weights, (out, ...).
-        held: Of the int8 file, in the same order.
-    """
+def _judge_weights(wanted: NDArray[np.float32], held: NDArray[np.float32]) -> Verdict | None:
     if wanted.shape != held.shape:
         return Verdict(reason="weights", note=f"weights of shape {held.shape}, not {wanted.shape}")
     broken = np.flatnonzero(~np.isfinite(held.reshape(len(held), -1)).all(1))
