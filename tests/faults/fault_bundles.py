@@ -126,7 +126,8 @@ def build_texts(folder: Path) -> Path:
     write_teacher(folder / "texts", words=WORDS, layers=1, spread=0.3)
     draw = random.Random(0)
     lines = [" ".join(draw.choices(WORDS, k=draw.randint(3, 12))).capitalize() + "." for _ in range(96)]
-    lines = [line.replace("film", "fïlm") if place % 6 == 0 else line for place, line in enumerate(lines)]
+    # Every fourth line is judged by: three has no divisor with four.
+    lines = [line.replace("film", "fïlm") if place % 3 == 0 else line for place, line in enumerate(lines)]
     (folder / "sentences.txt").write_text("\n".join(lines) + "\n")
     given = ("--quantize-only", "--calibration", "sentences.txt", "--max-length", "16", "--all-int8", "--keep-int8")
     return built(folder, "texts", *given)

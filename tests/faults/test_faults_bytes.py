@@ -1,5 +1,7 @@
 """Faults in the bytes of a finished model: the bundle was packed anew, so its own check finds them in order."""
 
+import shutil
+
 import numpy as np
 import pytest
 from fault_bundles import failed, layers, parity
@@ -28,6 +30,22 @@ def test_a_flipped_byte_in_a_weight_fails_and_its_layer_is_named(digits_bundle, 
     found = answer.json["layers"]["onnx-int8"]
     assert found["first_divergence"] == layer
     assert f"channel {channel} " in found["words"]
+
+
+def test_a_flipped_byte_in_a_table_of_words_is_seen_in_the_file(texts, tmp_path):
+    changed = flipped_onnx(model(texts, "model.onnx"), "encoder.words.weight.int8", 5)  # of the row of padding
+    answer = parity(repacked(texts, tmp_path, {"model.onnx": changed}), "--on", "onnx-int8")
+    assert answer.code == 3
+    assert failed(answer) == {("onnx-int8", "weights")}
+    assert "model.onnx is not the file that the build kept" in answer.err
+
+
+def test_without_what_the_build_kept_weights_are_not_judged(digits_bundle, tmp_path):
+    changed = flipped_onnx(model(digits_bundle, "model.onnx"), "first.weight.int8", 4)
+    bundle = repacked(digits_bundle, tmp_path, {"model.onnx": changed})
+    shutil.rmtree(bundle.with_suffix(".lanes"))
+    answer = parity(bundle, "--reference", "tflite-int8", "--on", "onnx-int8", "--data", "goldens")
+    assert "weights" not in {each["gate"] for each in answer.json["verdict"]["results"]}
 
 
 @pytest.mark.parametrize("layer", LAYERS)

@@ -42,8 +42,6 @@ def test_a_healthy_device_passes_on_the_goldens(name, request):
 
 def test_the_process_ends_with_the_exit_code_of_the_verdict(digits_bundle):
     command = [sys.executable, "-m", "edgekit", "parity", str(digits_bundle), "--on", "tflite-int8", "--no-layers"]
-    codes = [
-        subprocess.run([*command, "--gate", f"min_sqnr={bound} dB"], capture_output=True, check=False).returncode
-        for bound in (20, 100)
-    ]
-    assert codes == [0, 3]
+    done = subprocess.run([*command, "--gate", "min_sqnr=100 dB"], capture_output=True, text=True, check=False)
+    assert done.returncode == 3
+    assert "error[E0302]" in done.stderr

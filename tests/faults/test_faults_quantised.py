@@ -8,14 +8,15 @@ from planting import moving_average, naive_planner, observed_ranges, per_tensor,
 from edgekit_converters.layerwise.result import LayerRow
 
 INT8 = ("onnx-int8", "tflite-int8")
+LOOSE = "min_overlap_1=0.75 fraction"  # whole int8 without any technique moves a few nearest rows by itself
 
 
-def both_fail(answer, layer, reason):
-    """Check the verdict and the layer of both formats; give the gates that were missed."""
+def both_fail(answer, layers, reason):
+    """Check the verdict and the layer of each format; give the gates that were missed."""
     assert answer.code == 3
     assert "error[E0302]" in answer.err
     assert {lane for lane, _ in failed(answer)} == set(INT8)
-    for lane in INT8:
+    for lane, layer in zip(INT8, layers, strict=True):
         report = answer.json["layers"][lane]
         assert report["first_divergence"] == layer
         assert reasons(report)[layer] == reason
@@ -27,8 +28,8 @@ def reasons(report):
 
 
 def test_quantised_the_same_way_without_a_mistake_digits_and_texts_pass(digits_bundle, texts, tmp_path):
-    for name, path in (("digits", digits_bundle), ("texts", texts)):
-        answer = parity(requantised(path, tmp_path / name, naive_planner()), "--layers")
+    for name, path, gate in (("digits", digits_bundle, "min_sqnr=30 dB"), ("texts", texts, LOOSE)):
+        answer = parity(requantised(path, tmp_path / name, naive_planner()), "--layers", "--gate", gate)
         assert answer.code == 0, answer.err
         assert {lane: answer.json["layers"][lane]["first_divergence"] for lane in INT8} == dict.fromkeys(INT8)
 
@@ -36,17 +37,26 @@ def test_quantised_the_same_way_without_a_mistake_digits_and_texts_pass(digits_b
 def test_one_scale_for_all_channels_of_a_depthwise_layer_fails_and_the_layer_is_named(digits_bundle, tmp_path):
     bundle = requantised(digits_bundle, tmp_path / "it", naive_planner(), edit=per_tensor("depthwise"))
     answer = parity(bundle)
-    assert both_fail(answer, "depthwise", "weights") == {"weights", "min_cosine", "min_sqnr"}
+    assert both_fail(answer, ("depthwise", "depthwise"), "weights") == {
+        "min_cosine",
+        "min_sqnr",
+    }  # the file is as planned: the plan is wrong
     # 15 of 16 channels have weights a hundredth as large as the loudest, which alone is as good as before.
     assert "14 more channels" in answer.json["layers"]["onnx-int8"]["words"]
 
 
-@pytest.mark.parametrize("look", [moving_average, percentile(99)], ids=["moving average", "percentile"])
+@pytest.mark.parametrize(
+    ("look", "layers"),
+    # TFLite rounds its input in an operator of its own, which the average clips. The percentile leaves the input alone:
+    # more than half a percent of all pixels are as bright as can be.
+    [(moving_average, ("first", "before first")), (percentile(99), ("first", "first"))],
+    ids=["moving average", "percentile"],
+)
 def test_a_calibration_that_forgets_or_clips_loud_rows_fails_and_the_first_layer_is_named(
-    digits_bundle, tmp_path, look
+    digits_bundle, tmp_path, look, layers
 ):
     bundle = requantised(digits_bundle, tmp_path / "it", naive_planner(), ranges=observed_ranges(look))
-    assert both_fail(parity(bundle), "first", "clipping") == {"min_cosine", "min_sqnr"}
+    assert both_fail(parity(bundle), layers, "clipping") == {"min_cosine", "min_sqnr"}
 
 
 def test_the_moving_average_is_what_the_library_computes():
@@ -63,7 +73,7 @@ def test_the_moving_average_is_what_the_library_computes():
 def test_a_mask_of_padding_that_is_not_clipped_fails_where_attention_is_int8(texts, tmp_path):
     """ONNX leaves the scores float; TFLite puts them on a grid that the mask stretches until one code is left."""
     bundle = requantised(texts, tmp_path / "it", naive_planner(), change=unclipped_mask)
-    answer = parity(bundle)
+    answer = parity(bundle, "--gate", LOOSE)
     assert answer.code == 3
     assert {lane for lane, _ in failed(answer)} == {"tflite-int8"}
     assert "min_cosine" in {gate for _, gate in failed(answer)}
