@@ -33,7 +33,7 @@ def reduce_fault(
         EdgekitError: What ``layer_report`` raises.
     """
     from edgekit_converters.layerwise.compare import Room, compare_layers
-    from edgekit_converters.layerwise.reduce import narrow, write_reduced
+    from edgekit_converters.layerwise.reduce import narrow, worst_row, write_reduced
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError("E0179", f"{out} is not an empty folder", fix="name a new one after --out")
@@ -51,5 +51,6 @@ def reduce_fault(
             )
         told, unit = pairs[0]
         unit = narrow(twin, unit, rows, room, mask=opened.mask)
+        worst = worst_row(twin, unit, rows, room, mask=opened.mask)
         out.mkdir(parents=True, exist_ok=True)
-        return told, write_reduced(twin, unit, told, rows, out, form=opened.form, room=room, mask=opened.mask)
+        return told, write_reduced(twin, unit, told, worst, out, form=opened.form)

@@ -42,12 +42,14 @@ def record_onnx(source: Path, folder: Path, made: Planned, weights: Weights) -> 
     for name, nodes in match_layers(editor, weights).items():
         for number, node in enumerate(nodes):
             _put_back_onnx(editor, node, name, made.trained)
-            reads = node.input[1] if node.op_type == "Gather" else node.input[0]
+            reads = str(node.input[1] if node.op_type == "Gather" else node.input[0])
+            if editor.weight(reads) is not None:  # the first step of a recurrent layer reads its constant state
+                continue
             places.append(
                 Place(
                     module=_call(name, number),
                     kind=kinds[name],  # type: ignore[arg-type]
-                    input=str(reads),
+                    input=reads,
                     output=_onnx_end(editor, node),
                     floor=floors.get(name),
                 )
@@ -77,6 +79,7 @@ def record_tflite(source: Path, folder: Path, made: Planned, weights: Weights) -
         )
         for name, calls in found.items()
         for number, layer in enumerate(calls)
+        if not file.is_constant(layer.input)
     ]
     order = {output: number for number, (_, _, outputs) in enumerate(file.operators()) for output in outputs}
     write_places(sorted(places, key=lambda place: order[int(place.output.partition(":")[0])]), folder)

@@ -16,7 +16,7 @@ from edgekit_converters.layerwise.show import SHOW
 from edgekit_converters.layerwise.tflite_network import TfliteNetwork, paired_steps
 from edgekit_converters.layerwise.units import Pair, Twin, Unit
 
-__all__ = ["Reduced", "narrow", "write_reduced"]
+__all__ = ["Reduced", "WorstRow", "narrow", "worst_row", "write_reduced"]
 
 Rows = Sequence[Mapping[str, Array]]
 _CONVERSIONS = ("QUANTIZE", "DEQUANTIZE", "QuantizeLinear", "DequantizeLinear")
@@ -86,70 +86,105 @@ def _counterparts(twin: Twin) -> dict[str, str]:
     return {name: name for step in twin.reference.steps for name in step.makes if name in held}
 
 
-def write_reduced(
-    twin: Twin, faulty: Unit, told: LayerRow, rows: Rows, into: Path, *, form: Form, room: Room, mask: str | None
-) -> Reduced:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorstRow:
+    """The row that shows a fault best.
+
+    Attributes:
+        row: Its number, from 0.
+        of_rows: Rows that were looked at.
+        given: What the float network computes up to the fault.
+        taken: The same as the int8 file takes it.
+        expected: What the float network makes of it.
+        measured: What the int8 file makes of it, as floats.
+        counts: Entries that are no padding.
+    """
+
+    row: int
+    of_rows: int
+    given: list[Array]
+    taken: list[Array]
+    expected: Array
+    measured: Array
+    counts: NDArray[np.bool_]
+
+
+def worst_row(twin: Twin, faulty: Unit, rows: Rows, room: Room, *, mask: str | None) -> WorstRow:
+    """Run every row through what ``narrow`` gave and keep the one with the most noise; NaN is more than any."""
+    store = Store(room.folder / "reduce")
+    names, target = [pair.reference for pair in faulty.sources], faulty.target.reference
+    capture(twin.reference, rows, [*names, target], store, budget_bytes=room.ram_bytes)
+    shown = twin.lane.shown(faulty.target.lane)
+    part, grid = twin.lane.part([pair.lane for pair in faulty.sources], [shown]), twin.lane.grid(shown)
+    found: WorstRow | None = None
+    most = -1.0
+    for number, row in enumerate(rows):
+        given, expected = [store.get(name, number) for name in names], store.get(target, number)
+        taken = feed(twin, faulty, given)
+        codes = part.run(taken)[0].reshape(expected.shape)
+        measured = codes if grid is None else grid.dequantise(codes)
+        counts = _counting(expected, None if mask is None else row[mask].ravel() != 0)
+        noise = _noise(faulty, expected, measured, counts)
+        if noise > most:
+            most = noise
+            found = WorstRow(
+                row=number,
+                of_rows=len(rows),
+                given=given,
+                taken=taken,
+                expected=expected,
+                measured=measured,
+                counts=counts,
+            )
+    part.close()
+    assert found is not None
+    return found
+
+
+def write_reduced(twin: Twin, faulty: Unit, told: LayerRow, worst: WorstRow, into: Path, *, form: Form) -> Reduced:
     """Write model, float model, input, both outputs and a script that shows the fault with an engine and numpy alone.
 
     Args:
         twin: Both networks.
         faulty: What ``narrow`` gave.
         told: What the comparison says of it.
-        rows: Inputs by tensor of the float file; the one with the most noise is taken.
+        worst: From ``worst_row``.
         into: An empty folder.
         form: Of the files.
-        room: RAM and disk.
-        mask: See ``compare_layers``.
     """
-    store = Store(room.folder / "reduce")
-    wanted = [*(pair.reference for pair in faulty.sources), faulty.target.reference]
-    capture(twin.reference, rows, wanted, store, budget_bytes=room.ram_bytes)
-    sources = [pair.lane for pair in faulty.sources]
-    shown = twin.lane.shown(faulty.target.lane)
-    part, grid = twin.lane.part(sources, [shown]), twin.lane.grid(shown)
-    worst, noises = 0, []
-    for row in range(len(rows)):
-        expected, taken = store.get(wanted[-1], row), _taken(twin, faulty, store, row)
-        codes = part.run(taken)[0].reshape(expected.shape)
-        measured = codes if grid is None else grid.dequantise(codes)
-        counts = _counting(expected, None if mask is None else rows[row][mask].ravel() != 0)
-        noises.append(_noise(faulty, expected, measured, counts))
-        if noises[row] >= noises[worst]:
-            worst, kept = row, (taken, expected, measured, counts)
-    part.close()
-    taken, expected, measured, counts = kept
-    inputs = {f"model_{i}": value for i, value in enumerate(taken)}
-    inputs |= {f"reference_{i}": store.get(name, worst) for i, name in enumerate(wanted[:-1])}
-    settings = {} if grid is None else {"scale": np.float32(grid.scale), "zero_point": np.int32(grid.zero_point)}
+    sources, shown = [pair.lane for pair in faulty.sources], twin.lane.shown(faulty.target.lane)
+    settings: dict[str, Array] = {}
+    grid = twin.lane.grid(shown)
+    if grid is not None:
+        settings |= {"scale": np.array(grid.scale, np.float32), "zero_point": np.array(grid.zero_point, np.int32)}
     if faulty.floor is not None:
-        settings["floor"] = np.float32(faulty.floor)
-    contents: dict[str, bytes | dict[str, Array]] = {
+        settings["floor"] = np.array(faulty.floor, np.float32)
+    inputs = {f"model_{i}": value for i, value in enumerate(worst.taken)}
+    references = [pair.reference for pair in faulty.sources]
+    files: dict[str, bytes] = {
         f"model.{form}": twin.lane.part_bytes(sources, [shown]),
-        f"reference.{form}": twin.reference.part_bytes(wanted[:-1], wanted[-1:]),
-        "inputs.npz": inputs,
-        "expected.npz": {"expected": expected, "counts": counts},
-        "measured.npz": {"measured": measured, **settings},
+        f"reference.{form}": twin.reference.part_bytes(references, [faulty.target.reference]),
         "show.py": SHOW[form].encode(),
     }
-    for name, content in contents.items():
-        if isinstance(content, bytes):
-            (into / name).write_bytes(content)
-        else:
-            np.savez(into / name, **content)  # type: ignore[arg-type]
+    arrays: dict[str, dict[str, Array]] = {
+        "inputs.npz": inputs | {f"reference_{i}": value for i, value in enumerate(worst.given)},
+        "expected.npz": {"expected": worst.expected, "counts": worst.counts},
+        "measured.npz": {"measured": worst.measured, **settings},
+    }
+    for name, content in files.items():
+        (into / name).write_bytes(content)
+    for name, held in arrays.items():
+        np.savez(into / name, **held)  # type: ignore[arg-type]
     steps = cut(twin.lane, [shown], sources).steps
     reduced = Reduced(
         module=faulty.module,
         operators=tuple(twin.lane.steps[number].kind for number in steps),
-        row=worst,
-        of_rows=len(rows),
-        files=tuple(into / name for name in ("README.txt", *contents)),
+        row=worst.row,
+        of_rows=worst.of_rows,
+        files=tuple(into / name for name in ("README.txt", *files, *arrays)),
     )
     (into / "README.txt").write_text(_readme(reduced, told, form), encoding="utf-8")
     return reduced
-
-
-def _taken(twin: Twin, unit: Unit, store: Store, row: int) -> list[Array]:
-    return feed(twin, unit, [store.get(pair.reference, row) for pair in unit.sources])
 
 
 def _counting(values: Array, real: NDArray[np.bool_] | None) -> NDArray[np.bool_]:

@@ -19,7 +19,7 @@ _FILE = "trained.safetensors"
 
 def replaced(before: Graph, after: Graph) -> Trained:
     """Give what differs in ``after``, as ``before`` has it."""
-    found = {}
+    found: dict[str, NDArray[np.float32]] = {}
     for role, of in (("weight", layer_weights), ("bias", layer_biases)):
         ours, theirs = of(before), of(after)
         found |= {f"{name}.{role}": ours[name] for name in ours if not np.array_equal(ours[name], theirs[name])}
