@@ -9,6 +9,7 @@ from typing import Any, Final, cast
 
 import numpy as np
 
+from edgekit.kept_model import is_kept_model
 from edgekit.lanes.base import ParityLane, Question
 from edgekit.lanes.local import engine_of
 from edgekit.lanes.models import held_models
@@ -21,7 +22,6 @@ from edgekit.parity.gates import Gate, read_gates
 from edgekit.parity.readings import Reading
 from edgekit.parity.verdict import GateResult, Outcome, Verdict, judge
 from edgekit.parity_rows import GOLDENS, AskedRows, DataOption, load_asked, spread
-from edgekit.parity_weights import weights_fault
 from edgekit.versions import installed_versions
 from edgekit_runtime.bundle import Bundle, verify
 from edgekit_runtime.errors import EdgekitError
@@ -154,7 +154,7 @@ def run_parity(path: Path, ask: ParityAsk, *, tell: Tell) -> ParityRun:
     gates = (*read_gates(provenance), *ask.gates)
     verdict = judge(comparison, gates, require_enough_rows=ask.require_enough_rows)
     more = [result for lane in evidence for result in _beside_outputs(bundle, evidence[0], lane)]
-    more += _weights(bundle, path, [lane.lane for lane in evidence])
+    more += _files(bundle, path, [lane.lane for lane in evidence])
     return ParityRun(
         question=question,
         asked=asked,
@@ -199,19 +199,15 @@ def _beside_outputs(bundle: Bundle, reference: LaneEvidence, lane: LaneEvidence)
     return results
 
 
-def _weights(bundle: Bundle, path: Path, lanes: Sequence[str]) -> list[GateResult]:
-    """Judge the weights of each int8 model once, wherever its lanes ran."""
-    faults: dict[str, str | None] = {}
+def _files(bundle: Bundle, path: Path, lanes: Sequence[str]) -> list[GateResult]:
+    """Judge the files of int8 models, wherever their lanes ran."""
     results = []
     for lane in lanes:
         model = _model_of(lane)
-        if model is None:
-            continue
-        if model not in faults:
-            faults[model] = weights_fault(bundle, path, model)
-        words = faults[model]
-        if words is not None:
-            results.append(_result(lane, "weights", words or "those of the float network, rounded", passed=not words))
+        same = None if model is None else is_kept_model(bundle, path, model)
+        if same is not None:
+            words = "the model is " + ("the file" if same else "another file than the one") + " that the build kept"
+            results.append(_result(lane, "file", words, passed=same))
     return results
 
 

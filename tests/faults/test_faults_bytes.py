@@ -25,7 +25,7 @@ def test_a_flipped_byte_in_a_weight_fails_and_its_layer_is_named(digits_bundle, 
     bundle = repacked(digits_bundle, tmp_path, {"model.onnx": changed})
     answer = parity(bundle, "--on", "onnx-int8", "--on", "tflite-int8")
     assert answer.code == 3
-    assert ("onnx-int8", "weights") in failed(answer)
+    assert ("onnx-int8", "file") in failed(answer)
     assert {lane for lane, _ in failed(answer)} == {"onnx-int8"}
     found = answer.json["layers"]["onnx-int8"]
     assert found["first_divergence"] == layer
@@ -36,16 +36,16 @@ def test_a_flipped_byte_in_a_table_of_words_is_seen_in_the_file(texts, tmp_path)
     changed = flipped_onnx(model(texts, "model.onnx"), "encoder.words.weight.int8", 5)  # of the row of padding
     answer = parity(repacked(texts, tmp_path, {"model.onnx": changed}), "--on", "onnx-int8")
     assert answer.code == 3
-    assert failed(answer) == {("onnx-int8", "weights")}
-    assert "model.onnx is not the file that the build kept" in answer.err
+    assert failed(answer) == {("onnx-int8", "file")}
+    assert "file: the model is another file than the one that the build kept" in answer.err
 
 
-def test_without_what_the_build_kept_weights_are_not_judged(digits_bundle, tmp_path):
+def test_without_what_the_build_kept_files_are_not_judged(digits_bundle, tmp_path):
     changed = flipped_onnx(model(digits_bundle, "model.onnx"), "first.weight.int8", 4)
     bundle = repacked(digits_bundle, tmp_path, {"model.onnx": changed})
     shutil.rmtree(bundle.with_suffix(".lanes"))
     answer = parity(bundle, "--reference", "tflite-int8", "--on", "onnx-int8", "--data", "goldens")
-    assert "weights" not in {each["gate"] for each in answer.json["verdict"]["results"]}
+    assert "file" not in {each["gate"] for each in answer.json["verdict"]["results"]}
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -55,7 +55,7 @@ def test_a_doubled_scale_in_tflite_fails_there_alone_and_its_layer_is_named(digi
     answer = parity(bundle, "--on", "onnx-int8", "--on", "tflite-int8")
     assert answer.code == 3
     assert {lane for lane, _ in failed(answer)} == {"tflite-int8"}
-    assert {"selftest", "weights", "min_sqnr"} <= {gate for _, gate in failed(answer)}
+    assert {"selftest", "file", "min_sqnr"} <= {gate for _, gate in failed(answer)}
     found = answer.json["layers"]["tflite-int8"]
     assert found["first_divergence"] == layer
     assert "(scale)" in found["words"]
@@ -86,7 +86,7 @@ def test_nan_in_the_scale_of_one_channel_is_seen_where_the_engine_turns_it_into_
     assert answer.code == 3
     results = answer.json["verdict"]["results"]
     assert [each["outcome"] for each in results if each["gate"] == "finite"] == ["passed"]  # the trap
-    assert ("onnx-int8", "weights") in failed(answer)
+    assert ("onnx-int8", "file") in failed(answer)
     found = answer.json["layers"]["onnx-int8"]
     assert found["first_divergence"] == layer
     assert "(nan)" in found["words"]

@@ -18,7 +18,7 @@ def test_a_healthy_bundle_passes_every_gate_on_every_lane(name, request):
     results = answer.json["verdict"]["results"]
     assert {each["lane"] for each in results} == LANES
     assert {each["outcome"] for each in results} <= {"passed", "undecided"}
-    assert [each["lane"] for each in results if each["gate"] == "weights"] == ["onnx-int8", "tflite-int8"]
+    assert [each["lane"] for each in results if each["gate"] == "file"] == ["onnx-int8", "tflite-int8"]
     assert answer.json["layers"] == {}
 
 

@@ -37,7 +37,7 @@ def test_quantised_the_same_way_without_a_mistake_digits_and_texts_pass(digits_b
 def test_one_scale_for_all_channels_of_a_depthwise_layer_fails_and_the_layer_is_named(digits_bundle, tmp_path):
     bundle = requantised(digits_bundle, tmp_path / "it", naive_planner(), edit=per_tensor("depthwise"))
     answer = parity(bundle)
-    # The files are as planned, so that the gate `weights` has nothing to say: the plan is wrong.
+    # The files are as planned, so that their gate has nothing to say: the plan is wrong.
     assert both_fail(answer, ("depthwise", "depthwise"), "weights") == {"min_cosine", "min_sqnr"}
     # 15 of 16 channels have weights a hundredth as large as the loudest, which alone is as good as before.
     assert "14 more channels" in answer.json["layers"]["onnx-int8"]["words"]
