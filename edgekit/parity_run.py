@@ -10,7 +10,7 @@ from typing import Any, Final, cast
 import numpy as np
 
 from edgekit.kept_model import is_kept_model
-from edgekit.lanes.base import ParityLane, Question
+from edgekit.lanes.base import ParityLane, PlansCommands, Question
 from edgekit.lanes.local import engine_of
 from edgekit.lanes.models import held_models
 from edgekit.lanes.opened import default_lanes, is_slow, open_lanes
@@ -29,7 +29,7 @@ from edgekit_runtime.evidence import FORMAT, SCHEMA, LaneEvidence
 from edgekit_runtime.manifest import DType
 from edgekit_runtime.rows import golden_rows
 
-__all__ = ["SLOW_ROWS", "ParityAsk", "ParityRun", "run_parity", "with_layers", "write_evidence"]
+__all__ = ["SLOW_ROWS", "ParityAsk", "ParityRun", "planned_commands", "run_parity", "with_layers", "write_evidence"]
 
 SLOW_ROWS: Final = 200  # of a comparison with an emulated lane, unless the user says otherwise
 LAYER_ROWS: Final = 32
@@ -123,6 +123,24 @@ class ParityRun:
         }
 
 
+def planned_commands(path: Path, ask: ParityAsk) -> Mapping[str, Sequence[Sequence[str]]]:
+    """Give the commands that lanes on devices would run, by lane; nothing is run.
+
+    Args:
+        path: The ``.edge`` file.
+        ask: What to compare.
+
+    Raises:
+        BundleError: The bundle is damaged.
+        MissingError: A lane or the rows are not here.
+        UsageError: An unknown lane, or rows that do not fit.
+    """
+    bundle = verify(path)
+    lanes, asked = _opened(bundle, path, ask)
+    question = Question(path=path, bundle=bundle, rows=asked.rows)
+    return {name: lane.plan(question) for name, lane in lanes.items() if isinstance(lane, PlansCommands)}
+
+
 def run_parity(path: Path, ask: ParityAsk, *, tell: Tell) -> ParityRun:
     """Ask every lane and judge the answers.
 
@@ -138,9 +156,7 @@ def run_parity(path: Path, ask: ParityAsk, *, tell: Tell) -> ParityRun:
         DeviceError: A device could not be reached.
     """
     bundle = verify(path)
-    specs = dict.fromkeys((ask.reference, *(ask.lanes or default_lanes(bundle))))
-    lanes = {lane.name: lane for spec in specs for lane in open_lanes(spec, bundle)}
-    asked = _rows(bundle, path, ask, tuple(lanes.values()))
+    lanes, asked = _opened(bundle, path, ask)
     question = Question(path=path, bundle=bundle, rows=asked.rows)
     evidence = []
     for name, lane in lanes.items():
@@ -162,6 +178,12 @@ def run_parity(path: Path, ask: ParityAsk, *, tell: Tell) -> ParityRun:
         comparison=comparison,
         verdict=replace(verdict, results=(*more, *verdict.results)),
     )
+
+
+def _opened(bundle: Bundle, path: Path, ask: ParityAsk) -> tuple[dict[str, ParityLane], AskedRows]:
+    specs = dict.fromkeys((ask.reference, *(ask.lanes or default_lanes(bundle))))
+    lanes = {lane.name: lane for spec in specs for lane in open_lanes(spec, bundle)}
+    return lanes, _rows(bundle, path, ask, tuple(lanes.values()))
 
 
 def _rows(bundle: Bundle, path: Path, ask: ParityAsk, lanes: Sequence[ParityLane]) -> AskedRows:

@@ -1,5 +1,6 @@
 """``edgekit parity``: do the lanes of a bundle give the same answers?"""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,8 @@ from edgekit.cli.output import bundle_argument, json_is_printed, json_option, pr
 from edgekit_runtime.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from edgekit.parity.compare import LaneComparison
     from edgekit.parity_run import ParityRun
 
@@ -44,6 +47,7 @@ def _rows_option(_: click.Context, __: click.Parameter, value: str | None) -> in
 @click.option("--layers/--no-layers", default=None, help="Name the layer where an int8 lane parts; else if it fails.")
 @click.option("--max-ram", default=1500, show_default=True, type=click.IntRange(min=1), help="For --layers, in MB.")
 @click.option("--evidence", type=click.Path(path_type=Path), help="Write all that was measured as JSON.")
+@click.option("--dry-run", is_flag=True, help="Print the commands that ssh and adb lanes would run, and run nothing.")
 @click.option("--save-rows", type=click.Path(path_type=Path), help="Write the rows for a device, and run nothing.")
 @json_option
 def command(bundle: str, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - click's own types
@@ -58,7 +62,7 @@ def command(bundle: str, as_json: bool, **options: Any) -> None:  # noqa: ANN401
     from edgekit.parity.readings import Reading
     from edgekit.parity.verdict import refusal
     from edgekit.parity_rows import DataOption
-    from edgekit.parity_run import ParityAsk, run_parity, with_layers, write_evidence
+    from edgekit.parity_run import ParityAsk, planned_commands, run_parity, with_layers, write_evidence
 
     data = options["data"]
     ask = ParityAsk(
@@ -73,6 +77,9 @@ def command(bundle: str, as_json: bool, **options: Any) -> None:  # noqa: ANN401
     )
     if options["save_rows"]:
         _save_rows(Path(bundle), ask.data, ask.most_rows, options["save_rows"])
+        return
+    if options["dry_run"]:
+        _print_commands(planned_commands(Path(bundle), ask), as_json=as_json)
         return
     run = run_parity(Path(bundle), ask, tell=_tell)
     if options["layers"] is not False:
@@ -96,6 +103,18 @@ def _names(path: Path | None) -> tuple[str, ...]:
         return tuple(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError("E0170", f"--names {path} cannot be read", why=str(error)) from error
+
+
+def _print_commands(found: "Mapping[str, Sequence[Sequence[str]]]", *, as_json: bool) -> None:
+    if as_json:
+        print_json("parity", {"dry_run": {lane: [list(words) for words in lines] for lane, lines in found.items()}})
+        return
+    for lane, lines in found.items():
+        print(f"# {lane}")
+        for words in lines:
+            print(shlex.join(words))
+    if not found:
+        print("no lane runs another program: nothing to print")
 
 
 def _tell(line: str) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from edgekit_runtime.evidence import LaneEvidence
 from edgekit_runtime.model import open_preprocess
 from edgekit_runtime.rows import IMAGES, RawRows
 
-__all__ = ["Feeds", "ParityLane", "Question"]
+__all__ = ["Feeds", "ParityLane", "PlansCommands", "Question"]
 
 Feeds = Mapping[str, NDArray[np.generic]]
 
@@ -60,4 +60,13 @@ class ParityLane(Protocol):
             DeviceError: The device could not be reached, or died.
             BundleError: The engine refused the model.
         """
+        ...
+
+
+@runtime_checkable
+class PlansCommands(Protocol):
+    """A lane that runs other programs, and can say which."""
+
+    def plan(self, question: Question) -> list[list[str]]:
+        """Give each command that ``answer`` would run, in order; nothing is run."""
         ...

@@ -171,3 +171,22 @@ def test_answers_are_read_as_the_user_says_and_labels_are_left_out(text, capsys)
 
 def test_the_command_knows_every_reading():
     assert set(READINGS) == set(Reading)
+
+
+def test_dry_run_prints_what_would_be_run_and_runs_nothing(text, tmp_path, capsys, monkeypatch):
+    for name in ("ssh", "scp"):
+        program = tmp_path / "bin" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(f"#!/bin/sh\ntouch {tmp_path}/was-run\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    spec = "ssh://pi@board.example:2222/onnx-fp32"
+    command = ["parity", str(text), "--reference", "onnx-fp32", "--data", "goldens", "--on", spec, "--dry-run"]
+    assert main(command) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"# {spec}"
+    assert any("selftest" in line and line.startswith("ssh") and "2222" in line for line in lines)
+    assert any(line.startswith("scp") for line in lines)
+    assert main([*command, "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["dry_run"][spec]) == len(lines) - 1
+    assert not (tmp_path / "was-run").exists()

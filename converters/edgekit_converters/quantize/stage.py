@@ -42,7 +42,7 @@ __all__ = [
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from edgekit_converters.quantize.fastest import Bound, Found
+    from edgekit_converters.quantize.fastest import Bound
     from edgekit_converters.quantize.measure import Checkpoint, Row
     from edgekit_converters.quantize.planner import Planned
 
@@ -165,12 +165,9 @@ class PlanQuantisation:
             eased = relax(planned.graph, plan, planner.judged(rows), min_sqnr_db=self.how.min_sqnr_db)
             plan, relaxed = eased.plan, f"; {len(eased.relaxed)} layers relaxed for {eased.sqnr_db:.1f} dB"
         elif self.how.searches:
-            judged, bound = planner.judged(rows), self._bound(artifacts)
-            if self.how.within_max_drop:
-                judged = as_rows(graph, partial(labelled_rows, artifacts, **drawn), trim=longest > 2)
-            found = self._search(Planned(planned.graph, plan), judged, example, bound)
-            plan = found.plan
-            relaxed = f"; {len(found.moved)} layers left their fastest mode for {found.reached:.1f} {bound.unit}"
+            labelled = partial(labelled_rows, artifacts, **drawn)
+            judged = as_rows(graph, labelled, trim=longest > 2) if self.how.within_max_drop else planner.judged(rows)
+            plan, relaxed = self._search(Planned(planned.graph, plan), judged, example, self._bound(artifacts))
         (into / PLAN_FILE).write_text(plan.to_json(), encoding="utf-8")
         save_codes(plan, into)
         save_graph(planned.graph, example, into)
@@ -211,8 +208,8 @@ class PlanQuantisation:
 
     def _search(
         self, made: "Planned", judged: "Sequence[Row]", example: "tuple[Tensor, ...]", bound: "Bound"
-    ) -> "Found":
-        """Find the fastest modes, by the CPU time of each layer here, that keep the bound."""
+    ) -> tuple[QuantPlan, str]:
+        """Find the fastest modes, by the CPU time of each layer here, that keep the bound; say what it took."""
         from edgekit_converters.quantize.cost import MODES, layer_costs
         from edgekit_converters.quantize.fastest import fastest
 
@@ -224,7 +221,8 @@ class PlanQuantisation:
             activations=self.activations,
             only=(Mode.STATIC,) if self.how.all_int8 else MODES,
         )
-        return fastest(made.graph, made.plan, judged, costs, bound)
+        found = fastest(made.graph, made.plan, judged, costs, bound)
+        return found.plan, f"; {len(found.moved)} layers left their fastest mode for {found.reached:.1f} {bound.unit}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
