@@ -41,7 +41,7 @@ _SCHEMA = 1
 _MASK = "attention_mask"
 DISK_BYTES = 4_000_000_000  # of captured tensors; more rows than fit are done in turns
 _LEAST_BYTES = 16_000_000  # a piece that may take less could not hold one layer of a small network
-_SHARE = 0.6  # of what is left of the RAM; engines and the allocator take the rest
+_SHARE = 0.8  # of what is left of the RAM; engines and the allocator take the rest
 
 Feeds = Mapping[str, NDArray[np.generic]]
 

@@ -79,7 +79,7 @@ def test_stages_write_one_plan_into_both_formats_and_say_what_they_did(tmp_path,
         artifacts[stage.gives] = tiny_networks.artifact(stage.gives, into)
     assert read_plan(artifacts).calibration_rows == 6
     files = {form: sorted(path.name for path in (tmp_path / f"{form}-int8").iterdir()) for form in ("onnx", "tflite")}
-    assert files["onnx"] == ["layers.json", "model.onnx", "reference.onnx", "saturation.json"]
+    assert files["onnx"] == ["layers.json", "model.onnx", "reference.data", "reference.onnx", "saturation.json"]
     assert files["tflite"] == ["layers.json", "model.tflite", "reference.tflite"]
     assert "techniques" in notes[Kind.QUANT_PLAN]
     assert "int8 x int8" in notes[Kind.ONNX_INT8]

@@ -97,7 +97,7 @@ class Files:
 
     def twin(self, form: str, model: bytes | None = None) -> Twin:
         kind = OnnxNetwork if form == "onnx" else TfliteNetwork
-        reference = kind((self.folders[form] / f"reference.{form}").read_bytes())
+        reference = kind(self.folders[form] / f"reference.{form}")
         return Twin.of(reference, kind(model or self.model(form)), self.places(form), self.plan)
 
     def named(self, twin: Twin) -> list[dict[str, np.ndarray]]:
@@ -168,8 +168,9 @@ def bundle(files: Files, path: Path, *, onnx_model: bytes | None = None, tflite_
         models[engine] = ModelEntry(member=f"model.{form}", precision="int8", inputs=inputs, outputs=outputs)
         lane = path.with_suffix(".lanes") / f"{form}-int8"
         lane.mkdir(parents=True, exist_ok=True)
-        for name in (f"reference.{form}", "layers.json"):
-            (lane / name).write_bytes((files.folders[form] / name).read_bytes())
+        for source in files.folders[form].glob("*"):
+            if source.stem in ("reference", "layers"):
+                (lane / source.name).write_bytes(source.read_bytes())
     for name in files.rows[0]:
         members[f"golden/{name}.npy"] = _npy(np.concatenate([row[name] for row in files.rows]))
     members["golden/reference.npy"] = _npy(np.zeros((len(files.rows), 4), np.float32))

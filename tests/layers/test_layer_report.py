@@ -58,6 +58,8 @@ def test_a_reduced_fault_shows_itself_in_a_fresh_process(faulty, images, tmp_pat
     out = tmp_path / "fault"
     told, made = reduce_fault(faulty, "tflite-int8", images.rows, out)
     assert (told.module, made.operators) == ("middle", ("DEPTHWISE_CONV_2D",))
+    alone = [layer_report(faulty, "tflite-int8", [row]).first for row in images.rows]
+    assert made.row == int(np.argmax([-1.0 if row is None else row.local.rmse for row in alone]))
     names = ["README.txt", "model.tflite", "reference.tflite", "inputs.npz", "expected.npz", "measured.npz", "show.py"]
     assert sorted(path.name for path in out.iterdir()) == sorted(names)
     done = subprocess.run([sys.executable, "show.py"], cwd=out, check=True, capture_output=True, text=True)

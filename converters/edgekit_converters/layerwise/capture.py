@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from edgekit_converters.layerwise.network import Array, Network, Step
+from edgekit_runtime.errors import UsageError
 
 __all__ = ["Piece", "Store", "capture", "pieces"]
 
-_COPIES = 3  # of the constants of a piece: the cut file, the engine's, and those it repacks for its kernels
+_COPIES = 5  # of a constant: as read, twice while the piece is written, in the engine, and repacked for its kernels
 
 
 @dataclass(slots=True)
@@ -73,7 +74,8 @@ class Piece:
 def pieces(network: Network, wanted: Sequence[str], *, budget_bytes: int) -> list[Piece]:
     """Split a network so that a piece's constants, their copies and what is captured in it stay below a budget.
 
-    One operator that is larger than the budget is a piece of its own.
+    Raises:
+        UsageError: One operator alone takes more (E0178).
     """
     steps = _needed(network.steps, wanted)
     last_read = {tensor: number for number, step in enumerate(steps) for tensor in step.reads}
@@ -82,6 +84,13 @@ def pieces(network: Network, wanted: Sequence[str], *, budget_bytes: int) -> lis
     held = 0
     for number, step in enumerate(steps):
         cost = _COPIES * step.constant_bytes + 2 * sum(network.size(tensor) for tensor in step.makes)
+        if cost > budget_bytes:
+            raise UsageError(
+                "E0178",
+                f"--max-ram leaves {budget_bytes / 1e6:.0f} MB for one operator, {step.kind} needs {cost / 1e6:.0f}",
+                why=f"it has {step.constant_bytes / 1e6:.0f} MB of constants, which are copied {_COPIES} times",
+                fix="allow more with --max-ram",
+            )
         if not groups or held + cost > budget_bytes:
             groups.append([])
             held = 0

@@ -175,6 +175,7 @@ class OnnxNetwork:
             [self._whole(self._held[name]) for name in used if name in self._held],
         )
         model = helper.make_model(graph, opset_imports=self._model.opset_import, ir_version=self._model.ir_version)
+        del graph  # a copy of all constants
         content: bytes = model.SerializeToString(deterministic=True)
         return content
 

@@ -11,12 +11,13 @@ from typing import Literal
 
 from edgekit_runtime.errors import ConversionError
 
-__all__ = ["PLACES_FILE", "Form", "Kind", "Place", "float_file", "read_places", "write_places"]
+__all__ = ["FLOAT_DATA", "PLACES_FILE", "Form", "Kind", "Place", "float_file", "read_places", "write_places"]
 
 Form = Literal["onnx", "tflite"]
 Kind = Literal["linear", "conv", "embedding"]
 
 PLACES_FILE = "layers.json"
+FLOAT_DATA = "reference.data"  # constants of the float ONNX file
 _VERSION = 1
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
+from onnx import external_data_helper, numpy_helper
 
-from edgekit_converters.layerwise.places import Place, float_file, write_places
+from edgekit_converters.layerwise.places import FLOAT_DATA, Place, float_file, write_places
 from edgekit_converters.quantize.graph import Graph, after_activation, layers
 from edgekit_converters.quantize.onnx_graph import GraphEditor
 from edgekit_converters.quantize.onnx_static import match_layers
@@ -19,6 +19,8 @@ from edgekit_converters.quantize.trained import Trained
 from edgekit_runtime.errors import ConversionError
 
 __all__ = ["record_onnx", "record_tflite"]
+
+_LARGE = 1024  # bytes of a constant that goes into the file beside the model
 
 Weights = Mapping[str, NDArray[np.float32]]
 
@@ -55,9 +57,19 @@ def record_onnx(source: Path, folder: Path, made: Planned, weights: Weights) -> 
                 )
             )
     model = editor.finish()
-    (folder / float_file("onnx")).write_bytes(model.SerializeToString(deterministic=True))
+    _save(model, folder)
     order = {str(tensor): number for number, node in enumerate(model.graph.node) for tensor in node.output}
     write_places(sorted(places, key=lambda place: order[place.output]), folder)
+
+
+def _save(model: onnx.ModelProto, folder: Path) -> None:
+    """Write the model with its constants in a file beside it, so that nobody has to hold all of them in RAM."""
+    (folder / FLOAT_DATA).unlink(missing_ok=True)  # the library would append
+    external_data_helper.convert_model_to_external_data(model, location=FLOAT_DATA, size_threshold=_LARGE)
+    onnx.save(model, folder / float_file("onnx"))
+    data = folder / FLOAT_DATA
+    if data.is_file():
+        data.chmod((folder / float_file("onnx")).stat().st_mode)  # the library lets the owner alone read it
 
 
 def record_tflite(source: Path, folder: Path, made: Planned, weights: Weights) -> None:

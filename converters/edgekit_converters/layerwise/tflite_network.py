@@ -1,6 +1,7 @@
 """A TFLite file as a network whose parts run alone in LiteRT: operators are cut out of the flatbuffer."""
 
 import copy
+import mmap
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ class TfliteNetwork:
 
         self._schema: Any = schema
         self._xnnpack = xnnpack
-        self._content = source if isinstance(source, bytes) else source.read_bytes()
+        self._content = source if isinstance(source, bytes) else _mapped(source)
         self._model: Any = schema.ModelT.InitFromObj(schema.Model.GetRootAs(self._content, 0))
         if len(self._model.subgraphs) != 1:
             raise ConversionError(
@@ -139,7 +140,10 @@ class TfliteNetwork:
         model = copy.copy(self._model)
         model.subgraphs, model.buffers = [graph], buffers
         model.signatureDefs = model.metadata = model.metadataBuffer = None
-        return _packed(model)
+        packed = _packed(model)
+        if isinstance(self._content, mmap.mmap):
+            self._content.madvise(mmap.MADV_DONTNEED)  # pages that were read count as ours; they come back when needed
+        return packed
 
     def _copied(self, index: int, buffers: list[Any]) -> Any:  # noqa: ANN401 - a generated class
         tensor = copy.copy(self._graph.tensors[index])
@@ -200,6 +204,12 @@ def paired_steps(reference: TfliteNetwork, lane: TfliteNetwork) -> dict[int, int
     return dict(zip(*kept, strict=True))
 
 
+def _mapped(path: Path) -> mmap.mmap:
+    """Give a file's bytes without reading those that nobody asks for."""
+    with path.open("rb") as stream:
+        return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+
+
 def _shape(tensor: Any) -> tuple[int, ...]:  # noqa: ANN401 - a generated class
     return tuple(int(size) for size in tensor.shape) if tensor.shape is not None else ()
 
@@ -223,6 +233,7 @@ def _decoded(tensor: Any, data: memoryview | None, kind: str) -> NDArray[np.floa
 def _packed(model: Any) -> bytes:  # noqa: ANN401 - a generated class
     import flatbuffers  # type: ignore[import-untyped]
 
-    builder = flatbuffers.Builder(1024)
+    size = sum(len(buffer.data) for buffer in model.buffers if buffer.data is not None)
+    builder = flatbuffers.Builder(size + size // 64 + 4096)  # one that grows holds everything twice
     builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
+    return bytes(memoryview(builder.Bytes)[builder.Head() :])
