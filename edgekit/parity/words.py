@@ -3,6 +3,7 @@
 import math
 
 from edgekit.parity.compare import Comparison, LaneComparison
+from edgekit.parity.metrics import Measure
 from edgekit.parity.slices import Slice
 from edgekit.parity.verdict import Outcome, Verdict
 
@@ -53,16 +54,18 @@ def _lane(lane: LaneComparison) -> list[str]:
         )
     worst = lane.worst_slice
     if worst is not None:
-        lines.append(_slice(worst))
+        lines.append(_slice(worst, changed))
     return lines
 
 
-def _slice(worst: Slice) -> str:
+def _slice(worst: Slice, overall: Measure | None) -> str:
     text = f"worst slice: {worst.kind} {worst.name}, {worst.rows:,} rows"
     changed, cosine = worst.measure("changed"), worst.measure("cosine_mean")
     if changed is not None and changed.interval is not None:
         low, high = changed.interval
         text += f", {round(changed.value * worst.rows / 100)} changed ({low:.1f} to {high:.1f} %)"
+        if overall is not None and low <= overall.value:
+            text += ", which does not stand out"
     elif cosine is not None:
         text += f", mean cosine {cosine.value:.5f}"
     before, after = worst.measure("reference_accuracy"), worst.measure("accuracy")

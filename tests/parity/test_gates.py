@@ -318,6 +318,11 @@ def test_the_words_give_the_verdict_first_then_what_failed_and_the_worst_slice()
     assert any(line.startswith("onnx-int8: rows whose answer is another one: 20 of 200") for line in lines)
     assert any("worst slice: class good, 100 rows, 20 changed" in line for line in lines)
     assert any("accuracy 0.9000, +10.00 points lost" in line and "more than chance" in line for line in lines)
+    assert not any("stand out" in line for line in lines)
+    lane[[0, 2, 5]] = lane[[0, 2, 5], ::-1]
+    lane[1:41:2] = RIGHT[1:41:2]
+    few = compared(lane)
+    assert any("which does not stand out" in line for line in sentences(few, judge(few)))
     passed = compared(RIGHT.copy())
     assert sentences(passed, judge(passed))[0] == "passed: 1 lane against torch on 200 rows, 4 gates"
 
