@@ -42,7 +42,7 @@ def gates_section(run: RunEvidence) -> Section | None:
 
 def _held(gate: GateResult) -> tuple[str, str]:
     if gate.measure is None or gate.limit is None:
-        return gate.words, NONE
+        return gate.words.removeprefix(f"{gate.gate}: "), NONE
     side = "at least" if gate.measure.better == "higher" else "at most"
     found = share(gate.measure) if gate.measure.name == "changed" else str(gate.measure)
     return found, f"{side} {gate.limit}"
