@@ -139,4 +139,4 @@ def _cells(row: "LayerRow") -> list[str]:
 
 
 def _db(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f} dB"
+    return "-" if value is None else f"{round(value, 1) + 0.0:.1f} dB"

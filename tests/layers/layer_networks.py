@@ -200,6 +200,10 @@ class TfliteFile:
 
         self.model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
         self.graph = self.model.subgraphs[0]
+        for buffer in self.model.buffers:  # ai-edge-quantizer puts those of a large model behind the flatbuffer
+            if buffer.data is None and (buffer.offset or 0) > 1:
+                buffer.data = np.frombuffer(content, np.uint8, buffer.size, buffer.offset)
+                buffer.offset = buffer.size = 0
 
     def scale(self, tensor: int, factor: float) -> None:
         self.graph.tensors[tensor].quantization.scale = np.asarray(

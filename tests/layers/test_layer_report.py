@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from edgekit.cli.app import app
 from edgekit.layers import LayerReport, layer_report
 from edgekit.layers_reduce import reduce_fault
-from edgekit_runtime.errors import MissingError, UsageError
+from edgekit_runtime.errors import ConversionError, MissingError, UsageError
 
 
 @pytest.fixture
@@ -129,6 +129,15 @@ def test_what_is_missing_is_named(sound, images, tmp_path):
     with pytest.raises(UsageError) as none:
         layer_report(sound, "tflite-int8", [])
     assert none.value.code == "E0175"
+
+
+def test_a_file_that_the_engine_refuses_is_one_error_with_its_words(images, tmp_path):
+    damaged = net.edited_onnx(images.model("onnx"), "middle.weight.int8", lambda codes: codes[:5])
+    path = net.bundle(images, tmp_path / "net.edge", onnx_model=damaged)
+    with pytest.raises(ConversionError) as caught:
+        layer_report(path, "onnx-int8", images.rows)
+    assert caught.value.code == "E0844"
+    assert caught.value.why
 
 
 def test_the_float_network_holds_what_was_trained_and_not_what_int8_was_refined_to(texts):

@@ -110,14 +110,13 @@ def _judge_weights(wanted: NDArray[np.float32], held: NDArray[np.float32]) -> Ve
     worst = int(np.argmax(excess))
     if excess[worst] < _WEIGHTS_DB:
         return None
-    slopes = weight_slope(wanted, held)
-    if weight_excess_db(wanted * slopes.reshape([-1] + [1] * (wanted.ndim - 1)).astype(np.float32), held)[worst] < (
-        _WEIGHTS_DB
-    ):
-        return Verdict(reason="scale", note=f"weights of channel {worst} are {slopes[worst]:.3g} times too large")
     count = int((excess >= _WEIGHTS_DB).sum())
-    more = f" and of {count - 1} more channels" if count > 1 else ""
-    return Verdict(reason="weights", note=f"weights of channel {worst}{more} are {excess[worst]:+.0f} dB off rounding")
+    named = f"weights of channel {worst}" + (f" and of {count - 1} more channels" if count > 1 else "")
+    slopes = weight_slope(wanted, held)
+    scaled = (wanted * slopes.reshape([-1] + [1] * (wanted.ndim - 1))).astype(np.float32)
+    if weight_excess_db(scaled, held)[worst] < _WEIGHTS_DB:
+        return Verdict(reason="scale", note=f"{named} are {slopes[worst]:.3g} times float's")
+    return Verdict(reason="weights", note=f"{named} are {excess[worst]:+.0f} dB off rounding")
 
 
 def _grid_note(side: str, planned: Grid, held: TensorGrid) -> str:

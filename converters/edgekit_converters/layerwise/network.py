@@ -7,7 +7,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Array", "Network", "Part", "Slice", "Step", "TensorGrid", "cut"]
+from edgekit_runtime.errors import ConversionError
+
+__all__ = ["Array", "Network", "Part", "Slice", "Step", "TensorGrid", "cut", "refused"]
 
 Array = NDArray[np.generic]
 
@@ -82,6 +84,16 @@ class Step:
     reads: tuple[str, ...]
     makes: tuple[str, ...]
     constant_bytes: int
+
+
+def refused(outputs: Sequence[str], error: Exception) -> ConversionError:
+    """Give the error for a piece that an engine cannot load or run: a damaged file, or an operator it does not know."""
+    return ConversionError(
+        "E0844",
+        f"the engine refuses the part of the model that gives {outputs[0]}",
+        why=str(error).strip()[:400],
+        fix="check that the whole model runs: edgekit run; if it does, report the model",
+    )
 
 
 class Part(Protocol):

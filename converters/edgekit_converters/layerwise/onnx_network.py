@@ -10,7 +10,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, external_data_helper, helper, numpy_helper
 
-from edgekit_converters.layerwise.network import Array, Part, Step, TensorGrid, cut
+from edgekit_converters.layerwise.network import Array, Part, Step, TensorGrid, cut, refused
 from edgekit_runtime.engines.onnxruntime import adds_in_16_bits
 from edgekit_runtime.errors import ConversionError
 
@@ -196,11 +196,17 @@ class _OnnxPart:
         options.enable_cpu_mem_arena = options.enable_mem_pattern = False  # what a row took is given back
         if adds_in_16_bits():
             options.add_session_config_entry("session.x64quantprecision", "1")
-        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        try:
+            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise refused(outputs, error) from error
         self._inputs, self._outputs = list(inputs), list(outputs)
 
     def run(self, values: Sequence[Array]) -> list[Array]:
-        found: list[Array] = self._session.run(self._outputs, dict(zip(self._inputs, values, strict=True)))
+        try:
+            found: list[Array] = self._session.run(self._outputs, dict(zip(self._inputs, values, strict=True)))
+        except Exception as error:
+            raise refused(self._outputs, error) from error
         return found
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit_converters.layerwise.network import Array, Part, Step, TensorGrid, cut
+from edgekit_converters.layerwise.network import Array, Part, Step, TensorGrid, cut, refused
 from edgekit_runtime.errors import ConversionError
 
 __all__ = ["TfliteNetwork", "paired_steps"]
@@ -24,17 +24,15 @@ class TfliteNetwork:
     """The one subgraph of a TFLite file; a tensor is named ``index:name``.
 
     Args:
-        source: The file, or its bytes.
-        xnnpack: Whether parts run in XNNPACK, as the whole model does by default, or in the builtin kernels.
+        source: The file, or its bytes. Parts run in XNNPACK, as the whole model does by default.
     """
 
     channels_last = True
 
-    def __init__(self, source: bytes | Path, *, xnnpack: bool = True) -> None:
+    def __init__(self, source: bytes | Path) -> None:
         from ai_edge_litert import schema_py_generated as schema
 
         self._schema: Any = schema
-        self._xnnpack = xnnpack
         self._content = source if isinstance(source, bytes) else _mapped(source)
         self._model: Any = schema.ModelT.InitFromObj(schema.Model.GetRootAs(self._content, 0))
         if len(self._model.subgraphs) != 1:
@@ -157,26 +155,31 @@ class TfliteNetwork:
         return tensor
 
     def part(self, inputs: Sequence[str], outputs: Sequence[str]) -> Part:
-        return _TflitePart(self.part_bytes(inputs, outputs), xnnpack=self._xnnpack)
+        return _TflitePart(self.part_bytes(inputs, outputs), outputs)
 
 
 class _TflitePart:
     """An interpreter over a part."""
 
-    def __init__(self, model: bytes, *, xnnpack: bool) -> None:
-        from ai_edge_litert.interpreter import Interpreter, OpResolverType
+    def __init__(self, model: bytes, outputs: Sequence[str]) -> None:
+        from ai_edge_litert.interpreter import Interpreter
 
-        self._model = model  # the interpreter points into it
-        kind = OpResolverType.AUTO if xnnpack else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-        self._interpreter: Any = Interpreter(model_content=model, num_threads=1, experimental_op_resolver_type=kind)
-        self._interpreter.allocate_tensors()
+        self._model, self._names = model, outputs  # the interpreter points into the bytes
+        try:
+            self._interpreter: Any = Interpreter(model_content=model, num_threads=1)
+            self._interpreter.allocate_tensors()
+        except Exception as error:
+            raise refused(outputs, error) from error
         self._inputs = [row["index"] for row in self._interpreter.get_input_details()]
         self._outputs = [row["index"] for row in self._interpreter.get_output_details()]
 
     def run(self, values: Sequence[Array]) -> list[Array]:
-        for index, value in zip(self._inputs, values, strict=True):
-            self._interpreter.set_tensor(index, value)
-        self._interpreter.invoke()
+        try:
+            for index, value in zip(self._inputs, values, strict=True):
+                self._interpreter.set_tensor(index, value)
+            self._interpreter.invoke()
+        except Exception as error:
+            raise refused(self._names, error) from error
         return [self._interpreter.get_tensor(index) for index in self._outputs]
 
     def close(self) -> None:
