@@ -8,7 +8,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from edgekit_converters.layerwise.expected import expected_layer, weight_excess_db
+from edgekit_converters.layerwise.expected import expected_layer, step_of, weight_excess_db
 from edgekit_converters.layerwise.network import TensorGrid
 from edgekit_converters.layerwise.result import Figures, LayerRow
 from edgekit_converters.layerwise.sums import ErrorSums, InputSums
@@ -101,7 +101,7 @@ def test_expected_noise_is_what_rounding_gives():
     given.add(x[:1000], None)
     given.add(x[1000:], None)
     gives.add(y, measured, codes=None, grid=None)
-    expected = expected_layer(w, given, gives, levels=255, output_grid=True).noise.sum()
+    expected = expected_layer(w, given, input_step=step_of(given, 255), output_step=step_of(gives, 255)).noise.sum()
     assert 10 * math.log10(np.square(y - measured).sum() / len(y) / expected) == pytest.approx(0.0, abs=0.5)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit_converters.layerwise.capture import Store, capture
-from edgekit_converters.layerwise.expected import Expected, expected_layer, expected_table, expected_tensor
+from edgekit_converters.layerwise.expected import Expected, expected_layer, expected_table, expected_tensor, step_of
 from edgekit_converters.layerwise.judge import Evidence, judge
 from edgekit_converters.layerwise.network import Array, Part, TensorGrid, cut
 from edgekit_converters.layerwise.result import LayerRow
@@ -192,7 +192,16 @@ class _Measured:
         if weight is None or self._given is None or layer.is_coded:
             return expected_tensor(local, levels=15)  # weights of few bits: what four bits would keep
         levels = _LEVELS[8 if layer.input is None else layer.input.bits]
-        return expected_layer(weight, self._given, local, levels=levels, output_grid=self._grid is not None)
+        steps = [step_of(self._given, levels), step_of(local, levels) if self._grid is not None else None]
+        if self._is_repeated and layer.input is not None and layer.output is not None:
+            # The steps of a recurrent network share one grid, of which a single one uses a part.
+            steps = [max(steps[0] or 0.0, layer.input.scale), layer.output.scale if steps[1] else None]
+        return expected_layer(weight, self._given, input_step=steps[0] or 0.0, output_step=steps[1])
+
+    @property
+    def _is_repeated(self) -> bool:
+        """Tell whether the layer runs several times for one answer."""
+        return sum(unit.layer is self.unit.layer for unit in self._twin.units) > 1
 
     def _is_gridded(self) -> bool:
         """Tell whether integers stand between a unit's sources and its target."""

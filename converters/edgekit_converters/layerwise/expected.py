@@ -13,6 +13,7 @@ __all__ = [
     "expected_layer",
     "expected_table",
     "expected_tensor",
+    "step_of",
     "weight_excess_db",
     "weight_slope",
 ]
@@ -38,29 +39,25 @@ class Expected:
 
 
 def expected_layer(
-    weight: NDArray[np.float32], given: InputSums, gives: ErrorSums, *, levels: int, output_grid: bool
+    weight: NDArray[np.float32], given: InputSums, *, input_step: float, output_step: float | None
 ) -> Expected:
     """Predict the noise of a linear or convolution layer.
 
     Args:
         weight: Float weights, (out, in) or (out, in / groups, height, width).
         given: Of its input in float.
-        gives: Of its output in float, whose ranges are taken.
-        levels: Steps of an activation's grid: 255, or 65,534 for 16 bits.
-        output_grid: The output is rounded, too.
+        input_step: Width of a step of the input's grid, see ``step_of``.
+        output_step: Of the output's; None where that stays float.
 
     Source:
         Errors that are uniform and independent: step^2 / 12 each (Widrow 1956); through a sum of products they add
         with the squares of the other factor.
     """
     flat = weight.reshape(len(weight), -1).astype(np.float64)
-    step = (given.high - given.low) / levels
-    noise = ROUNDING * step * step * np.square(flat).sum(1)
+    noise = ROUNDING * input_step * input_step * np.square(flat).sum(1)
     steps = np.abs(flat).max(1) / _CODES
     noise = noise + ROUNDING * np.square(steps) * _energies(weight.shape, given)
-    if output_grid:
-        noise = noise + _rounded(gives, levels)
-    return Expected(noise=noise)
+    return Expected(noise=noise + (ROUNDING * output_step * output_step if output_step else 0.0))
 
 
 def _energies(shape: tuple[int, ...], given: InputSums) -> Float64:
@@ -82,12 +79,13 @@ def expected_table(gives: ErrorSums) -> Expected:
 
 def expected_tensor(gives: ErrorSums, *, levels: int) -> Expected:
     """Predict the noise of rounding a tensor once on a grid that just holds it."""
-    return Expected(noise=np.full(len(gives.noise), _rounded(gives, levels)))
+    step = step_of(gives, levels)
+    return Expected(noise=np.full(len(gives.noise), ROUNDING * step * step))
 
 
-def _rounded(gives: ErrorSums, levels: int) -> float:
-    step = (max(gives.high, 0.0) - min(gives.low, 0.0)) / levels
-    return ROUNDING * step * step
+def step_of(values: ErrorSums | InputSums, levels: int) -> float:
+    """Give the width of a step of a grid that just holds some values and 0."""
+    return (max(values.high, 0.0) - min(values.low, 0.0)) / levels
 
 
 def weight_excess_db(wanted: NDArray[np.float32], held: NDArray[np.float32]) -> Float64:
