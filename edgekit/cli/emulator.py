@@ -22,12 +22,16 @@ def command() -> None:
 @command.command("setup")
 @click.option("--arch", type=click.Choice(list(_ARCHES)), default="all", show_default=True, help="Guests to prepare.")
 @click.option("--mirror", metavar="URL", help="Debian mirror; without it that of this machine's apt.")
-def setup(arch: str, mirror: str | None) -> None:
+@json_option
+def setup(arch: str, mirror: str | None, as_json: bool) -> None:
     """Fetch and unpack the emulator into the cache; nothing is installed, and a killed setup goes on."""
     from edgekit.emulator.home import Home
     from edgekit.emulator.setup import prepare
 
-    prepare(_ARCHES[arch], home=Home.default(), mirror=mirror, tell=_tell)
+    home = Home.default()
+    prepare(_ARCHES[arch], home=home, mirror=mirror, tell=_tell)
+    if as_json:
+        print_json("emulator", {"folder": str(home.root), "ready": list(_ARCHES[arch])})
 
 
 @command.command("status")
@@ -61,7 +65,8 @@ _SHOWN = frozenset({"qemu-user", "python3.11-minimal", "libc6", "python3-numpy"}
 
 
 @command.command("remove")
-def remove() -> None:
+@json_option
+def remove(as_json: bool) -> None:
     """Delete the emulator from the cache."""
     from edgekit.emulator.home import Home
     from edgekit.emulator.setup import remove as delete
@@ -69,6 +74,8 @@ def remove() -> None:
     home = Home.default()
     delete(home)
     _tell(f"removed {home.root}")
+    if as_json:
+        print_json("emulator", {"removed": str(home.root)})
 
 
 def _tell(line: str) -> None:

@@ -1,6 +1,7 @@
 """The command line itself: exit codes, help, what is imported when."""
 
 import contextlib
+import importlib
 import json
 import os
 import pty
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 
+import click
 import pytest
 
 from edgekit import __version__, cli
@@ -66,10 +68,13 @@ def test_help_takes_less_than_300_ms():
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help_and_json(name, capsys):
-    assert main([name, "--help"]) == 0
-    text = capsys.readouterr().out
-    assert "--json" in text
-    assert f"Usage: edgekit {name}" in text
+    found = importlib.import_module(f"edgekit.cli.{COMMANDS[name].module}").command
+    calls = [[name, part] for part in found.commands] if isinstance(found, click.Group) else [[name]]
+    for call in calls:
+        assert main([*call, "--help"]) == 0
+        text = capsys.readouterr().out
+        assert "--json" in text
+        assert f"Usage: edgekit {' '.join(call)}" in text
 
 
 def test_no_heavy_module_is_imported_for_the_help_of_a_command():
