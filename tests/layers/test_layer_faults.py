@@ -9,7 +9,9 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 
+from edgekit_converters.export.contract import ModelContract
 from edgekit_converters.quantize.modes import Mode
+from edgekit_runtime.manifest import TensorSpec
 
 QUERY, FFN_IN = "layers.0.attention.query", "layers.0.ffn_in"
 
@@ -137,6 +139,34 @@ def test_one_scale_for_a_depthwise_layer_with_uneven_channels_is_a_weight(tmp_pa
     damaged = net.edited_onnx(content, "middle.weight.int8", coarse)
     damaged = net.edited_onnx(damaged, "middle.weight.scale", lambda value: np.full_like(value, largest))
     assert files.first("onnx", tmp_path / "scratch", damaged) == ("middle", "weights")
+
+
+class Twice(torch.nn.Module):
+    """One layer that runs twice, the second time on values a hundredth as large."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.only = torch.nn.Linear(16, 16, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.only(torch.tanh(self.only(x)) * 0.01)
+
+
+def test_a_call_that_fills_its_shared_grid_in_part_is_no_fault(tmp_path):
+    torch.manual_seed(0)
+    spec = {"dtype": "float32", "shape": (1, 16)}
+    contract = ModelContract(
+        inputs=(TensorSpec(name="x", tensor="x", **spec),), outputs=(TensorSpec(name="y", tensor="y", **spec),)
+    )
+    rng = np.random.default_rng(0)
+    rows = [{"x": rng.normal(size=(1, 16)).astype(np.float32)} for _ in range(40)]
+    files = net.write_files(
+        Twice().eval(), contract, rows, tmp_path, mode=lambda _: Mode.STATIC, whole=False, forms=("onnx",)
+    )
+    found = files.compare("onnx", tmp_path / "scratch")
+    assert [row.module for row in found if row.kind == "linear"] == ["only", "only#2"]
+    assert [row.note for row in found if row.reason] == []
+    assert found[-1].expected_db < 20  # 1 % of a grid of 8 bits
 
 
 def test_a_grid_that_cuts_the_values_is_clipping(texts, tmp_path):

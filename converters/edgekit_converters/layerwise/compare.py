@@ -65,7 +65,7 @@ def compare_layers(
 def _wanted(twin: Twin) -> tuple[list[str], list[str]]:
     """Give the tensors to capture in the float and in the int8 network."""
     ours = [pair.reference for unit in twin.units for pair in (*unit.sources, unit.target)]
-    theirs = [twin.lane.shown(unit.target.lane) for unit in twin.units]
+    theirs = [twin.shown(unit) for unit in twin.units]
     return list(dict.fromkeys(ours)), list(dict.fromkeys(theirs))
 
 
@@ -114,7 +114,7 @@ class _Measured:
 
     def __init__(self, twin: Twin, unit: Unit) -> None:
         self.unit, self._twin = unit, twin
-        self.shown = twin.lane.shown(unit.target.lane)
+        self.shown = twin.shown(unit)
         self._grid = twin.lane.grid(self.shown)
         self._given_grid = twin.lane.read_grid(unit.sources[0].lane) if unit.layer is not None else None
         self._local: ErrorSums | None = None

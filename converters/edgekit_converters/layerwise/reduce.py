@@ -114,7 +114,7 @@ def worst_row(twin: Twin, faulty: Unit, rows: Rows, room: Room, *, mask: str | N
     store = Store(room.folder / "reduce")
     names, target = [pair.reference for pair in faulty.sources], faulty.target.reference
     capture(twin.reference, rows, [*names, target], store, budget_bytes=room.ram_bytes)
-    shown = twin.lane.shown(faulty.target.lane)
+    shown = twin.shown(faulty)
     part, grid = twin.lane.part([pair.lane for pair in faulty.sources], [shown]), twin.lane.grid(shown)
     found: WorstRow | None = None
     most = -1.0
@@ -152,7 +152,7 @@ def write_reduced(twin: Twin, faulty: Unit, told: LayerRow, worst: WorstRow, int
         into: An empty folder.
         form: Of the files.
     """
-    sources, shown = [pair.lane for pair in faulty.sources], twin.lane.shown(faulty.target.lane)
+    sources, shown = [pair.lane for pair in faulty.sources], twin.shown(faulty)
     settings: dict[str, Array] = {}
     grid = twin.lane.grid(shown)
     if grid is not None:

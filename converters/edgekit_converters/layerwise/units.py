@@ -66,6 +66,13 @@ class Twin:
     lane: Network
     units: tuple[Unit, ...]
 
+    def shown(self, unit: Unit) -> str:
+        """Give the tensor of the int8 file to look at for what a unit gives.
+
+        Between layers that is the float one: the grid that the next layer puts it on is that layer's own.
+        """
+        return unit.target.lane if unit.layer is None else self.lane.shown(unit.target.lane)
+
     @classmethod
     def of(cls, reference: Network, lane: Network, places: Sequence[Place], plan: QuantPlan) -> "Twin":
         """Find every layer of the table in both files.
