@@ -32,7 +32,7 @@ _INT8, _FLOAT = ("onnx-int8", "tflite-int8"), ("onnx-fp32", "tflite-fp32")
 _LANES = (
     ("arm:cortex-a53", _INT8, 200),
     ("arm:cortex-a53", _FLOAT, 20),
-    ("arm:cortex-a72", _INT8, 40),
+    ("arm:cortex-a72", _INT8, 200),
     ("arm:cortex-a76", _INT8, 200),
     ("arm:cortex-a76", _FLOAT, 20),
     ("armv7:cortex-a7", _INT8, 200),
