@@ -36,6 +36,7 @@ __all__ = [
     "CompareLanes",
     "PackBundle",
     "PrepareData",
+    "calibration_of",
     "engine_lanes",
     "model_entries",
     "npy_bytes",
@@ -178,6 +179,12 @@ def read_logits(artifacts: Artifacts) -> dict[str, NDArray[np.float32]]:
     return {name: np.load(path, allow_pickle=False) for name, path in files.items() if path.is_file()}
 
 
+def calibration_of(members: Mapping[str, bytes]) -> str:
+    """Give the fingerprint of the calibration rows, which every plan of a bundle carries."""
+    plans = [content for name, content in members.items() if name.startswith("plan")]
+    return str(json.loads(plans[0])["calibration_digest"]) if plans else ""
+
+
 def model_entries(lanes: Sequence[EngineLane]) -> dict[Runtime, ModelEntry]:
     """Describe for the manifest the model of each engine that a bundle holds."""
     return {
@@ -255,6 +262,7 @@ class PackBundle:
             target=self.target,
             models=model_entries(held),
             members=members,
+            calibration_sha256=calibration_of(members),
         )
         (into / BUNDLE_FILE).write_bytes(raw)
         return f"{len(raw) / 1e6:.2f} MB, {len(members) + 1} members"

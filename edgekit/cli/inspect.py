@@ -43,6 +43,8 @@ def command(bundle: str, as_json: bool) -> None:
     manifest = checked.manifest
     print(f"{manifest.name} {manifest.version}, {manifest.task}, built for {manifest.target}")
     print(f"sha256 {checked.digest}, intact")
+    if manifest.calibration_sha256:
+        print(f"calibrated on rows with sha256 {manifest.calibration_sha256}")
     target = TARGETS.get(manifest.target)  # a later version may have dropped it
     if target is not None:
         source = target.sources["activations"]

@@ -66,6 +66,7 @@ def model_bundle(bundle: Bundle, path: Path, model: str) -> bytes | None:
         target=manifest.target,
         models={**manifest.models, runtime: entry},
         members=members,
+        calibration_sha256=manifest.calibration_sha256,
     )
 
 

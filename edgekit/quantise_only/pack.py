@@ -15,7 +15,7 @@ from edgekit.parity.closeness import Closeness, closeness
 from edgekit.pipeline import Artifacts, Kind
 from edgekit.quantise_only.quantise import MODEL, form_lane
 from edgekit.quantise_only.stages import read_contract, read_feeds, read_task, run_graph_lane
-from edgekit.stages import BUNDLE_FILE, model_entries, npy_bytes, tool_versions
+from edgekit.stages import BUNDLE_FILE, calibration_of, model_entries, npy_bytes, tool_versions
 from edgekit_converters.quantize.decisions import Format
 from edgekit_converters.quantize.plan import PLAN_FILE
 from edgekit_converters.quantize.saturation_report import SATURATION_FILE
@@ -143,6 +143,7 @@ class PackReady:
             target=self.target,
             models=model_entries(lanes),
             members=members,
+            calibration_sha256=calibration_of(members),
         )
         (into / BUNDLE_FILE).write_bytes(raw)
         return f"{len(raw) / 1e6:.2f} MB, {len(members) + 1} members"

@@ -251,6 +251,7 @@ def pack(
     target: str,
     models: Mapping[Runtime, ModelEntry],
     members: Mapping[str, bytes],
+    calibration_sha256: str = "",
 ) -> bytes:
     """Build the bytes of a bundle; the same arguments in any order give the same bytes.
 
@@ -267,6 +268,7 @@ def pack(
         task=task,
         target=target,
         models=models,
+        calibration_sha256=calibration_sha256,
         members=tuple(
             Member(name=key, role=roles[key], sha256=hashlib.sha256(members[key]).hexdigest(), size=len(members[key]))
             for key in keys
@@ -290,6 +292,7 @@ def write_bundle(
     target: str,
     models: Mapping[Runtime, ModelEntry],
     members: Mapping[str, bytes],
+    calibration_sha256: str = "",
 ) -> str:
     """Write a bundle so that the path holds either the old file or the whole new one, whatever happens in between.
 
@@ -300,7 +303,15 @@ def write_bundle(
         BundleError: A name, a size or a field of the manifest is not allowed; nothing is written.
         UsageError: The folder cannot be written.
     """
-    data = pack(name=name, version=version, task=task, target=target, models=models, members=members)
+    data = pack(
+        name=name,
+        version=version,
+        task=task,
+        target=target,
+        models=models,
+        members=members,
+        calibration_sha256=calibration_sha256,
+    )
     final = Path(path)
     temporary = final.with_name(f".{final.name}.{secrets.token_hex(4)}.tmp")
     try:

@@ -38,6 +38,7 @@ _MEMBER_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*(?:/[a-z0-9][a-z0-9_.-]*)*")
 _BUNDLE_NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 _VERSION = re.compile(r"(?:0|[1-9][0-9]*)(?:\.(?:0|[1-9][0-9]*)){2}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_CALIBRATION = "calibration_sha256"
 _MAX_NAME = 100
 _MAX_INTEGER = 2**53  # what every JSON reader keeps exactly
 _MAX_SIZE = 2**32 - 2  # the container has no zip64
@@ -206,6 +207,7 @@ class Manifest:
         target: The board that it was built for.
         members: Every other member, in file order.
         models: Model by runtime; at least one.
+        calibration_sha256: Fingerprint of the rows that int8 ranges were measured on, hex; empty where there were none.
     """
 
     name: str
@@ -214,12 +216,15 @@ class Manifest:
     target: str
     members: tuple[Member, ...]
     models: Mapping[Runtime, ModelEntry]
+    calibration_sha256: str = ""
 
     def __post_init__(self) -> None:
         _match(_BUNDLE_NAME, self.name, "name")
         _match(_VERSION, self.version, "version")
         _match(_BUNDLE_NAME, self.target, "target")
         _one_of(TaskName, self.task, "task")
+        if self.calibration_sha256:
+            _match(_SHA256, self.calibration_sha256, _CALIBRATION)
         names = {member.name for member in self.members}
         if len(names) != len(self.members):
             raise BundleError("E0508", "two members have the same name")
@@ -245,6 +250,7 @@ class Manifest:
                 "version": self.version,
                 "task": self.task,
                 "target": self.target,
+                **({_CALIBRATION: self.calibration_sha256} if self.calibration_sha256 else {}),
                 "members": [{"name": m.name, "role": m.role, "sha256": m.sha256, "size": m.size} for m in self.members],
                 "models": {
                     runtime: {
@@ -278,7 +284,8 @@ class Manifest:
                 f"the bundle has schema {str(top.get('schema'))[:20]}; this edgekit_runtime reads schema {SCHEMA}",
                 fix="install the edgekit-runtime that belongs to the edgekit that built the bundle",
             )
-        keys = ("format", "schema", "name", "version", "task", "target", "members", "models")
+        keys: tuple[str, ...] = ("format", "schema", "name", "version", "task", "target", "members", "models")
+        keys += (_CALIBRATION,) if _CALIBRATION in top else ()
         fields = _fields(top, keys, "the manifest")
         models = _as(dict, fields["models"], "models")
         manifest = cls(
@@ -288,6 +295,7 @@ class Manifest:
             target=_as(str, fields["target"], "target"),
             members=_each(fields["members"], _member, "members"),
             models={cast("Runtime", runtime): _model(entry) for runtime, entry in models.items()},
+            calibration_sha256=_as(str, fields.get(_CALIBRATION, ""), _CALIBRATION),
         )
         if manifest.to_bytes() != data:
             raise BundleError("E0506", "the manifest is not in canonical form")

@@ -282,6 +282,16 @@ def test_duplicate_key_inside_an_otherwise_canonical_manifest_is_refused(data):
     assert refused(with_manifest(data, lambda m: canonical_json(m)[:-1] + b',"version":"1.2.3"}')) == "E0506"
 
 
+def test_manifest_carries_the_fingerprint_of_the_calibration_rows_or_none(data):
+    assert b"calibration" not in Bundle.from_bytes(data).manifest.to_bytes()
+    told = pack(**small_parts(), calibration_sha256="0f" * 32)
+    assert Bundle.from_bytes(told).manifest.calibration_sha256 == "0f" * 32
+    assert json.loads(Bundle.from_bytes(told).manifest.to_bytes())["calibration_sha256"] == "0f" * 32
+    for wrong in ("", "0F" * 32, 7, None):  # none is left out, never empty
+        code = refused(with_manifest(data, lambda m, w=wrong: m.update(calibration_sha256=w)))
+        assert code in {"E0506", "E0507"}
+
+
 def test_oversize_manifest_is_refused_before_it_is_parsed(data):
     assert refused(container([("manifest.json", b"[" * (MAX_MANIFEST_BYTES + 1))])) == "E0510"
     with pytest.raises(BundleError) as caught:

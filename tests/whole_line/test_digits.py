@@ -141,6 +141,12 @@ def test_a_killed_build_goes_on_where_it_stopped(digits, tmp_path):
     assert (tmp_path / "out/tiny-digits-x86-64.edge").read_bytes() == digits.bundle.read_bytes()
 
 
+def test_manifest_names_the_calibration_rows_of_the_plan(digits):
+    bundle = edgekit_runtime.verify(digits.bundle)
+    assert len(bundle.manifest.calibration_sha256) == 64
+    assert bundle.manifest.calibration_sha256 == bundle.json("plan.json")["calibration_digest"]
+
+
 def test_parity_compares_all_lanes_on_the_kept_rows(digits):
     run = edgekit(
         "parity",
