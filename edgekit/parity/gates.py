@@ -1,5 +1,6 @@
 """The bounds that a lane can be held to: one table, what each counts in, and what holds if nobody says otherwise."""
 
+import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -186,7 +187,9 @@ def make_gate(name: str, written: object, *, asked: bool = True) -> Gate:
     """
     kind = GATES.get(name)
     if kind is None:
-        raise UsageError("E0167", f"no gate {name!r}", why=f"known: {', '.join(GATES)}")
+        near = difflib.get_close_matches(name, GATES, n=1)
+        fix = f"did you mean {near[0]!r}?" if near else "take one of these"
+        raise UsageError("E0167", f"no gate {name!r}", why=f"known: {', '.join(GATES)}", fix=fix)
     example = f"write for example {name}='{_example(kind)}'"
     # A cosine has no other unit that it could be taken for.
     bare = kind.unit is Unit.COSINE and _is_number(written)

@@ -15,6 +15,7 @@ __all__ = ["GateResult", "Outcome", "Verdict", "judge", "refusal"]
 
 SCHEMA: Final = 1
 _FINITE, _VARYING = "finite", "varying"
+_FLOAT_GATE = "min_float_sqnr"
 
 
 class Outcome(StrEnum):
@@ -160,11 +161,10 @@ def judge(comparison: Comparison, asked: Iterable[Gate] = (), *, require_enough_
 
 def _require_measured(comparison: Comparison, gates: Iterable[Gate]) -> None:
     for gate in gates:
-        if (
-            gate.asked
-            and comparison.others
-            and all(lane.measure(gate.kind.measure) is None for lane in comparison.others)
-        ):
+        if gate.asked and comparison.others and not any(_bounds(gate, lane, comparison) for lane in comparison.others):
+            if gate.kind.name == _FLOAT_GATE:
+                what = f"{_FLOAT_GATE} bounds float32 lanes against a float32 reference, and none was compared"
+                raise UsageError("E0167", what, fix="name a float32 lane with --on, or take min_sqnr")
             needs_labels = gate.kind.measure in ("drop", "relative_accuracy")
             raise UsageError(
                 "E0167",
@@ -192,13 +192,17 @@ def _soundness(lane: LaneComparison) -> list[GateResult]:
     ]
 
 
-def _gated(lane: LaneComparison, comparison: Comparison, gates: Iterable[Gate]) -> list[GateResult]:
+def _bounds(gate: Gate, lane: LaneComparison, comparison: Comparison) -> Measure | None:
+    """Give what a gate bounds in a lane; None where there is no such thing."""
     both_float = lane.precision == comparison.lane(comparison.reference).precision == "float32"
+    return None if gate.kind.name == _FLOAT_GATE and not both_float else lane.measure(gate.kind.measure)
+
+
+def _gated(lane: LaneComparison, comparison: Comparison, gates: Iterable[Gate]) -> list[GateResult]:
     results = []
     for gate in gates:
-        measure = lane.measure(gate.kind.measure)
-        for_float = gate.kind.name == "min_float_sqnr"
-        if measure is None or (for_float and not both_float):
+        measure = _bounds(gate, lane, comparison)
+        if measure is None:
             continue
         # Bounds in the output's unit may leave open which one it is; a bound in logits may not.
         limit = Quantity(gate.limit.value, measure.unit) if gate.limit.unit is Unit.OUTPUT else gate.limit
@@ -302,7 +306,8 @@ def refusal(verdict: Verdict, *, bundle: str, reference: str) -> QualityError | 
             "E0302",
             f"{bundle} does not answer as {reference} does",
             why="; ".join(f"{each.lane}: {each.words}" for each in verdict.failed),
-            fix="look at the worst rows and slices; `edgekit debug layers` names the layer where it starts",
+            fix="--evidence run.json and `edgekit report run.json` show the worst rows and slices, "
+            "`edgekit debug layers` the layer where it starts",
         )
     return QualityError(
         "E0306",

@@ -26,7 +26,9 @@ def sentences(comparison: Comparison, verdict: Verdict) -> list[str]:
 
 def _verdict(comparison: Comparison, verdict: Verdict) -> str:
     lanes = len(comparison.others)
-    what = f"{lanes} lane{'s' * (lanes != 1)} against {comparison.reference} on {comparison.rows:,} rows"
+    bad = {each.lane for each in verdict.failed or verdict.undecided} if not verdict.passed else set()
+    part = f"{len(bad)} of " if 0 < len(bad) < lanes and not verdict.reference_faults else ""
+    what = f"{part}{lanes} lane{'s' * (lanes != 1)} against {comparison.reference} on {comparison.rows:,} rows"
     if verdict.passed:
         return f"passed: {what}, {len(verdict.results)} gates"
     missed = len(verdict.failed) or len(verdict.undecided) * verdict.require_enough_rows

@@ -236,6 +236,9 @@ def test_an_asked_gate_that_cannot_be_measured_is_an_error_and_a_default_is_left
     assert "no labels" in caught.value.why
     with pytest.raises(UsageError, match="nearest"):
         judged(RIGHT.copy(), "min_overlap_1=0.9 fraction")
+    with pytest.raises(UsageError, match="float32 lanes"):  # only an int8 lane was compared
+        judged(RIGHT.copy(), "min_float_sqnr=60 dB")
+    assert judged(RIGHT.copy(), "min_float_sqnr=60 dB", name="onnx-fp32").passed
 
 
 def test_a_reference_alone_is_told_to_be_no_comparison():
@@ -319,6 +322,8 @@ def test_the_words_give_the_verdict_first_then_what_failed_and_the_worst_slice()
     assert any("worst slice: class good, 100 rows, 20 changed" in line for line in lines)
     assert any("accuracy 0.9000, +10.00 points lost" in line and "more than chance" in line for line in lines)
     assert not any("stand out" in line for line in lines)
+    both = compare({"torch": RIGHT, "a": lane, "b": RIGHT.copy()}, Asked(task="text-classification"), reference="torch")
+    assert sentences(both, judge(both))[0].startswith("failed: 1 of 2 lanes against torch")
     lane[[0, 2, 5]] = lane[[0, 2, 5], ::-1]
     lane[1:41:2] = RIGHT[1:41:2]
     few = compared(lane)
