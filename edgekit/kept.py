@@ -53,11 +53,12 @@ def kept_lane(bundle: Path, lane: str) -> Path:
     """
     folder = bundle.with_suffix(".lanes") / KEPT[lane].folder
     if not folder.is_dir():
+        what = "the evaluation rows" if lane == "data" else f"the lane {lane}"
+        instead = "--data rows.csv or --data goldens" if lane == "data" else "--reference onnx-int8 --on tflite-int8"
         raise MissingError(
             "E0641",
-            f"the lane {lane} of {bundle.name} is not here",
-            why=f"its float models are looked for in {folder.parent.name}, which the build writes beside the bundle",
-            fix="keep that folder beside the bundle, build again, or compare what the bundle "
-            "holds on other rows: --reference onnx-int8 --on tflite-int8 --data rows.csv (or --data goldens)",
+            f"{what} of {bundle.name} {'are' if lane == 'data' else 'is'} not here",
+            why=f"the build writes them into {folder.parent.name}, beside the bundle",
+            fix=f"keep that folder beside the bundle, build again, or let parity do without: {instead}",
         )
     return folder

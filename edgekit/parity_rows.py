@@ -1,6 +1,7 @@
 """The rows of a comparison: those that the build kept, the bundle's goldens, or a file of the user's."""
 
 import json
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from edgekit.kept import kept_lane
 from edgekit.recipe.spec import DataSource, DataSpec, ImageSpec, Task
 from edgekit_runtime.bundle import Bundle
-from edgekit_runtime.errors import UsageError
+from edgekit_runtime.errors import MissingError, UsageError
 from edgekit_runtime.rows import IMAGES, RawRows, golden_rows, read_rows
 
 __all__ = ["GOLDENS", "AskedRows", "DataOption", "load_asked", "spread"]
@@ -72,12 +73,22 @@ def load_asked(bundle: Bundle, path: Path, data: DataOption | None) -> AskedRows
         return _kept(bundle, path)
     if str(data.path) == GOLDENS:
         return AskedRows(rows=golden_rows(bundle), targets=None, source="goldens of the bundle")
+    if not data.path.exists():
+        raise MissingError("E0658", f"there are no rows at '{data.path}'", fix="check the path after --data")
     suffix = data.path.suffix.lower()
-    if suffix == ".json" or (suffix == ".npz" and bundle.manifest.task == "tensors"):
+    if suffix == ".json" or (suffix == ".npz" and (bundle.manifest.task == "tensors" or _holds_images(data.path))):
         return AskedRows(rows=read_rows(data.path), targets=None, source=data.path.name)
     if suffix == ".txt" or bundle.manifest.task == "text-embedding":
         return _texts(bundle, data)
     return _labelled(bundle, data)
+
+
+def _holds_images(path: Path) -> bool:
+    """Tell images without labels, as ``RawRows.write`` keeps them, from the arrays ``x`` and ``y``."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as held:
+        return held.namelist() == [f"{IMAGES}.npy"]
 
 
 def spread(asked: AskedRows, most: int | None) -> AskedRows:
@@ -148,6 +159,9 @@ def _labelled(bundle: Bundle, data: DataOption) -> AskedRows:
             fix=f"give a folder of images, or a file that ends in .txt, .json, {', '.join(_SUFFIXES)}",
         )
     task = Task(bundle.manifest.task)
+    if (task is Task.IMAGE_CLASSIFICATION) != (kind in {"images", "npz"}):
+        fits = "a folder of images, or an .npz file" if task is Task.IMAGE_CLASSIFICATION else "a file of texts"
+        raise UsageError("E0128", f"the bundle takes no rows of the kind '{kind}'", fix=f"give {fits}")
     spec = DataSpec(
         train=DataSource(kind=kind, location=str(data.path.absolute())),
         text=data.text,
@@ -155,7 +169,13 @@ def _labelled(bundle: Bundle, data: DataOption) -> AskedRows:
         image=_image(bundle) if task is Task.IMAGE_CLASSIFICATION else None,
     )
     labels = cast("list[str]", bundle.json("labels.json"))
-    rows, warnings = load_rows(spec, task=task, folder=Path(), labels=labels)
+    try:
+        rows, warnings = load_rows(spec, task=task, folder=Path(), labels=labels)
+    except UsageError as error:
+        if error.code != "E0208":
+            raise
+        fix = "name the columns with --text and --label"  # the message of a build speaks of its recipe
+        raise UsageError(error.code, error.what, why=error.why, fix=fix) from error
     return AskedRows(rows=_raw(rows.inputs), targets=rows.targets, source=data.path.name, warnings=warnings)
 
 

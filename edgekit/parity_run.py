@@ -10,7 +10,7 @@ from typing import Any, Final, cast
 import numpy as np
 
 from edgekit.kept_model import is_kept_model
-from edgekit.lanes.base import ParityLane, PlansCommands, Question
+from edgekit.lanes.base import Checks, ParityLane, PlansCommands, Question
 from edgekit.lanes.local import engine_of
 from edgekit.lanes.models import held_models
 from edgekit.lanes.opened import default_lanes, is_slow, open_lanes
@@ -24,7 +24,7 @@ from edgekit.parity.verdict import GateResult, Outcome, Verdict, judge
 from edgekit.parity_rows import GOLDENS, AskedRows, DataOption, load_asked, spread
 from edgekit.versions import installed_versions
 from edgekit_runtime.bundle import Bundle, verify
-from edgekit_runtime.errors import EdgekitError
+from edgekit_runtime.errors import EdgekitError, UsageError
 from edgekit_runtime.evidence import FORMAT, SCHEMA, LaneEvidence
 from edgekit_runtime.manifest import DType
 from edgekit_runtime.rows import golden_rows
@@ -158,11 +158,17 @@ def run_parity(path: Path, ask: ParityAsk, *, tell: Tell) -> ParityRun:
     bundle = verify(path)
     lanes, asked = _opened(bundle, path, ask)
     question = Question(path=path, bundle=bundle, rows=asked.rows)
-    evidence = []
+    for lane in lanes.values():
+        if isinstance(lane, Checks):
+            lane.check(question)
+    evidence: list[LaneEvidence] = []
+    first = next(iter(lanes.values()))  # of the first spec, the reference's
     for name, lane in lanes.items():
         tell(f"{name}: {len(asked.rows)} rows")
         evidence.append(lane.answer(question))
-    reference = evidence[0].lane  # the first lane of the first spec
+        if lane is first:
+            _require_measurable(bundle, asked, evidence[0], ask)
+    reference = evidence[0].lane
     comparison = compare(
         {lane.lane: lane.outputs for lane in evidence}, _asked(bundle, asked, evidence, ask), reference=reference
     )
@@ -180,9 +186,25 @@ def run_parity(path: Path, ask: ParityAsk, *, tell: Tell) -> ParityRun:
     )
 
 
+def _require_measurable(bundle: Bundle, asked: AskedRows, reference: LaneEvidence, ask: ParityAsk) -> None:
+    """Refuse a gate that these rows cannot show before slow lanes answer; they may take an hour.
+
+    Raises:
+        UsageError: There is one (E0167).
+    """
+    if not ask.gates:
+        return
+    twin = replace(reference, lane=f"{reference.lane} again")
+    answers = {lane.lane: lane.outputs for lane in (reference, twin)}
+    judge(compare(answers, _asked(bundle, asked, [reference, twin], ask), reference=reference.lane), ask.gates)
+
+
 def _opened(bundle: Bundle, path: Path, ask: ParityAsk) -> tuple[dict[str, ParityLane], AskedRows]:
     specs = dict.fromkeys((ask.reference, *(ask.lanes or default_lanes(bundle))))
     lanes = {lane.name: lane for spec in specs for lane in open_lanes(spec, bundle)}
+    if len(lanes) == 1:
+        what = f"nothing is compared: {ask.reference} is the reference itself"
+        raise UsageError("E0196", what, fix="name another lane with --on, or another --reference")
     return lanes, _rows(bundle, path, ask, tuple(lanes.values()))
 
 

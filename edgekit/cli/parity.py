@@ -1,6 +1,8 @@
 """``edgekit parity``: do the lanes of a bundle give the same answers?"""
 
+import os
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from edgekit.parity.compare import LaneComparison
-    from edgekit.parity_run import ParityRun
+    from edgekit.parity_run import ParityAsk, ParityRun
 
 __all__ = ["READINGS", "command"]
 
@@ -64,7 +66,9 @@ def command(bundle: str, as_json: bool, **options: Any) -> None:  # noqa: ANN401
     from edgekit.parity_rows import DataOption
     from edgekit.parity_run import ParityAsk, planned_commands, run_parity, with_layers, write_evidence
 
-    data = options["data"]
+    data, evidence, rows_file = options["data"], options["evidence"], options["save_rows"]
+    for option, path in (("--evidence", evidence), ("--save-rows", rows_file)):
+        _require_writable(option, path)
     ask = ParityAsk(
         lanes=options["lanes"],
         reference=options["reference"],
@@ -75,8 +79,8 @@ def command(bundle: str, as_json: bool, **options: Any) -> None:  # noqa: ANN401
         reading=Reading(options["read_as"]) if options["read_as"] else None,
         names=_names(options["names"]),
     )
-    if options["save_rows"]:
-        _save_rows(Path(bundle), ask.data, ask.most_rows, options["save_rows"])
+    if rows_file:
+        _save_rows(Path(bundle), ask, rows_file, as_json=as_json)
         return
     if options["dry_run"]:
         _print_commands(planned_commands(Path(bundle), ask), as_json=as_json)
@@ -84,8 +88,8 @@ def command(bundle: str, as_json: bool, **options: Any) -> None:  # noqa: ANN401
     run = run_parity(Path(bundle), ask, tell=_tell)
     if options["layers"] is not False:
         run = with_layers(run, every=bool(options["layers"]), max_ram_mb=options["max_ram"], tell=_tell)
-    if options["evidence"]:
-        write_evidence(run, options["evidence"])
+    if evidence:
+        _write("--evidence", evidence, lambda: write_evidence(run, evidence))
     if as_json:
         print_json("parity", _short(bundle, run))
         json_is_printed()
@@ -102,7 +106,37 @@ def _names(path: Path | None) -> tuple[str, ...]:
     try:
         return tuple(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"))
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError("E0170", f"--names {path} cannot be read", why=str(error)) from error
+        raise UsageError("E0170", f"--names {path} cannot be read", why=str(error), fix="check the path") from error
+
+
+def _require_writable(option: str, path: Path | None) -> None:
+    """Refuse before the work, not after it, a file that cannot be written.
+
+    Raises:
+        UsageError: It cannot (E0195).
+    """
+    if path is None:
+        return
+    why = ""
+    if path.is_dir():
+        why = "it is a folder"
+    elif not path.parent.is_dir():
+        why = f"there is no folder '{path.parent}'"
+    elif not os.access(path if path.exists() else path.parent, os.W_OK):
+        why = "nothing may be written there"
+    if why:
+        raise _unwritable(option, path, why)
+
+
+def _write(option: str, path: Path, write: Callable[[], None]) -> None:
+    try:
+        write()
+    except OSError as error:
+        raise _unwritable(option, path, error.strerror or str(error)) from error
+
+
+def _unwritable(option: str, path: Path, why: str) -> UsageError:
+    return UsageError("E0195", f"{option} {path} cannot be written", why=why, fix="name a file in another folder")
 
 
 def _print_commands(found: "Mapping[str, Sequence[Sequence[str]]]", *, as_json: bool) -> None:
@@ -121,17 +155,32 @@ def _tell(line: str) -> None:
     click.echo(line, err=True)
 
 
-def _save_rows(bundle: Path, data: Any, most: int | None, path: Path) -> None:  # noqa: ANN401 - DataOption or None
+def _save_rows(bundle: Path, ask: "ParityAsk", path: Path, *, as_json: bool) -> None:
     from edgekit.parity_rows import load_asked, spread
     from edgekit_runtime.bundle import verify
 
-    asked = spread(load_asked(verify(bundle), bundle, data), most or None)
+    asked = spread(load_asked(verify(bundle), bundle, ask.data), ask.most_rows or None)
     if path.suffix != asked.rows.suffix:
         what = f"these rows are kept in a file that ends in {asked.rows.suffix}, not in {path.suffix or 'nothing'}"
         raise UsageError("E0128", what, fix=f"--save-rows {path.with_suffix(asked.rows.suffix)}")
-    asked.rows.write(path)
+    _write("--save-rows", path, lambda: asked.rows.write(path))
+    device = ["python", "-m", "edgekit_runtime", "selftest", bundle.name, "--rows", path.name]
+    device += ["--evidence", "device.json"]
+    # The rows as they were asked for, not the file: it holds no labels.
+    here = ["edgekit", "parity", str(bundle), "--on", "device.json"]
+    if ask.data:
+        here += ["--data", str(ask.data.path)]
+        here += ["--text", ask.data.text] * (ask.data.text != "text")
+        here += ["--label", ask.data.label] * (ask.data.label != "label")
+    if ask.most_rows is not None:
+        here += ["--rows", str(ask.most_rows or "all")]
+    if as_json:
+        print_json("parity", {"rows": len(asked.rows), "file": str(path), "device": device, "here": here})
+        return
     print(f"{len(asked.rows)} rows written to {path}; on the device:")
-    print(f"python -m edgekit_runtime selftest {bundle.name} --rows {path.name} --evidence device.json")
+    print(shlex.join(device))
+    print("then here, with the file that it wrote:")
+    print(shlex.join(here))
 
 
 def _short(bundle: str, run: "ParityRun") -> dict[str, object]:

@@ -121,4 +121,9 @@ def get_core(place: str) -> Core:
     try:
         return CORES[place]
     except KeyError:
-        raise UsageError("E0160", f"no emulated core {place!r}; known: {', '.join(CORES)}") from None
+        raise UsageError(
+            "E0160",
+            f"no emulated core {place!r}",
+            why=f"known: {', '.join(CORES)}",
+            fix="name one of them, or one of its models, for example arm:cortex-a72/tflite-int8",
+        ) from None

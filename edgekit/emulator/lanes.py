@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit.emulator.cores import Core, get_core
-from edgekit.emulator.home import Home
+from edgekit.emulator.home import Home, require
 from edgekit.emulator.run import Job, run_job
 from edgekit.lanes.base import Question
 from edgekit.lanes.local import engine_of
 from edgekit.lanes.models import model_bundle
+from edgekit.remote.endings import endings_raise
 from edgekit_runtime.errors import UsageError
 from edgekit_runtime.evidence import LaneEvidence
 
@@ -36,9 +37,13 @@ class EmulatedLane:
         """E.g. ``arm:cortex-a72/tflite-int8``."""
         return f"{self.core.place}/{self.model}"
 
+    def check(self, question: Question) -> None:  # noqa: ARG002 - whatever is asked
+        """See ``Checks``."""
+        require(self.home, self.core.arch)
+
     def answer(self, question: Question) -> LaneEvidence:
         """Answer the rows of a question; for the errors see ``run_job`` and ``model_bundle``."""
-        with tempfile.TemporaryDirectory(prefix="edgekit-bundle-") as folder:
+        with endings_raise(), tempfile.TemporaryDirectory(prefix="edgekit-bundle-") as folder:
             path, other = question.path, model_bundle(question.bundle, question.path, self.model)
             if other is not None:
                 path = Path(folder) / "float32.edge"
@@ -64,6 +69,6 @@ def open_lanes(place: str, models: Sequence[str]) -> list[EmulatedLane]:
             "E0161",
             f"{place} has no engine for {' or '.join(models) or 'a bundle without models'}",
             why=f"it runs {', '.join(core.engines.values())}",
-            fix="build the bundle with both formats, or take another core",
+            fix="take a core that has one, or a bundle with a model for this one",
         )
     return [EmulatedLane(core=core, model=model, home=Home.default()) for model in runnable]

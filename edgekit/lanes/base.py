@@ -14,7 +14,7 @@ from edgekit_runtime.evidence import LaneEvidence
 from edgekit_runtime.model import open_preprocess
 from edgekit_runtime.rows import IMAGES, RawRows
 
-__all__ = ["Feeds", "ParityLane", "PlansCommands", "Question"]
+__all__ = ["Checks", "Feeds", "ParityLane", "PlansCommands", "Question"]
 
 Feeds = Mapping[str, NDArray[np.generic]]
 
@@ -60,6 +60,15 @@ class ParityLane(Protocol):
             DeviceError: The device could not be reached, or died.
             BundleError: The engine refused the model.
         """
+        ...
+
+
+@runtime_checkable
+class Checks(Protocol):
+    """A lane that can say at once whether it could answer at all, so that no other lane works in vain."""
+
+    def check(self, question: Question) -> None:
+        """Raise what ``answer`` would."""
         ...
 
 

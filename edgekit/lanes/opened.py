@@ -1,5 +1,6 @@
 """What a user may type after ``--on``, and the lane behind it."""
 
+import difflib
 import importlib
 import re
 from collections.abc import Sequence
@@ -78,9 +79,9 @@ def open_lanes(spec: str, bundle: Bundle) -> Sequence[ParityLane]:
     """
     if spec in {"torch", TORCH_DYNAMIC}:
         return [TorchHere(name=spec)]
-    model, _, engine = spec.partition(":")
+    model, colon, engine = spec.partition(":")
     if model in MODELS:
-        return [_here(spec, model, engine)]
+        return [_here(spec, model, engine if colon else engine_of(model))]
     for place in PLACES:
         if spec.startswith(place.prefix):
             match = _MODEL.fullmatch(spec)
@@ -90,7 +91,9 @@ def open_lanes(spec: str, bundle: Bundle) -> Sequence[ParityLane]:
     if spec.endswith(".json"):
         return open_saved(Path(spec))
     known = [*LANES, "tflite-int8:litert-builtin", *(place.example for place in PLACES), "device.json"]
-    raise UsageError("E0126", f"no lane {spec!r}", why=f"known: {', '.join(known)}")
+    near = difflib.get_close_matches(spec, known, n=1)
+    fix = f"did you mean {near[0]!r}?" if near else "take one of these, with your own core, host or file in it"
+    raise UsageError("E0126", f"no lane {spec!r}", why=f"known: {', '.join(known)}", fix=fix)
 
 
 def is_slow(lane: str) -> bool:
@@ -100,9 +103,9 @@ def is_slow(lane: str) -> bool:
 
 def _here(spec: str, model: str, engine: str) -> EngineHere:
     runtime = engine_of(model)
-    chosen = engine or runtime
-    row = ENGINES.get(chosen)
+    row = ENGINES.get(engine)
     if row is None or row.runtime != runtime:
-        fits = ", ".join(name for name, row in ENGINES.items() if row.runtime == runtime)
-        raise UsageError("E0126", f"no lane {spec!r}", why=f"engines that run {model}: {fits}")
-    return EngineHere(name=spec, model=model, engine=chosen)
+        fits = [name for name, row in ENGINES.items() if row.runtime == runtime]
+        fix = f"for example {model}:{fits[0]}"
+        raise UsageError("E0126", f"no lane {spec!r}", why=f"engines that run {model}: {', '.join(fits)}", fix=fix)
+    return EngineHere(name=spec, model=model, engine=engine)

@@ -11,6 +11,11 @@ from edgekit_runtime.evidence import FORMAT, SCHEMA, LaneEvidence
 
 __all__ = ["SavedLane", "open_saved", "read_document"]
 
+_WRITE_ONE = (
+    "write one: edgekit parity BUNDLE --evidence run.json, "
+    "or on a device: python -m edgekit_runtime selftest BUNDLE --evidence device.json"
+)
+
 
 def read_document(path: Path) -> dict[str, Any]:
     """Read an evidence document and check that it is one.
@@ -24,13 +29,9 @@ def read_document(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise MissingError("E0659", f"there is no evidence file '{path}'", fix="check the path") from None
     except (OSError, ValueError) as error:
-        raise UsageError("E0183", f"'{path}' is no evidence file", why=str(error)) from error
+        raise UsageError("E0183", f"'{path}' is no evidence file", why=str(error), fix=_WRITE_ONE) from error
     if not isinstance(held, dict) or held.get("format") != FORMAT:
-        raise UsageError(
-            "E0183",
-            f"'{path}' is no evidence file",
-            fix="write one: python -m edgekit_runtime selftest BUNDLE --evidence out.json",
-        )
+        raise UsageError("E0183", f"'{path}' is no evidence file", fix=_WRITE_ONE)
     if held.get("schema") != SCHEMA:
         raise UsageError("E0183", f"'{path}' has schema {held.get('schema')!r}; this edgekit reads {SCHEMA}")
     return held
@@ -53,7 +54,12 @@ class SavedLane:
     rows_sha256: str
 
     def answer(self, question: Question) -> LaneEvidence:
-        """Give the answers, if they are to this question.
+        """Give the answers; for the errors see ``check``."""
+        self.check(question)
+        return self.evidence
+
+    def check(self, question: Question) -> None:
+        """See that the answers are to this question.
 
         Raises:
             UsageError: Another bundle (E0184) or other rows (E0185) were answered.
@@ -70,9 +76,8 @@ class SavedLane:
                 "E0185",
                 f"{self.name} answers other rows",
                 why="an evidence file of the goldens is compared on the goldens, one of --rows FILE on these rows",
-                fix="leave --data and --rows out for goldens, or give --data the file that the device was given",
+                fix="leave --data and --rows out for goldens, else repeat those of --save-rows or give --data its file",
             )
-        return self.evidence
 
 
 def open_saved(path: Path) -> list[SavedLane]:

@@ -76,17 +76,27 @@ def _gather(arguments: argparse.Namespace) -> _Result:
     from edgekit_runtime.evidence import collect, document
     from edgekit_runtime.rows import golden_rows, read_rows
 
+    out = Path(arguments.evidence)
+    if out.is_dir() or not out.parent.is_dir():  # told before the rows are answered, which may take an hour
+        raise _unwritable(out, "it is a folder" if out.is_dir() else f"there is no folder '{out.parent}'")
     bundle = verify(arguments.file)
     rows = read_rows(arguments.rows) if arguments.rows else golden_rows(bundle)
     # An engine that is known for wrong answers is run all the same: whoever reads the evidence must see them.
     with Model(bundle, engine=arguments.engine, threads=arguments.threads, prove=False) as model:
         lane = collect(model, rows)
         content = document(model, rows, [lane], source="a file" if arguments.rows else "goldens of the bundle")
-    Path(arguments.evidence).write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
+    try:
+        out.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise _unwritable(out, error.strerror or str(error)) from error
     faults = lane.selftest or ()
     lines = [f"FAIL {fault}" for fault in faults]
     lines.append(f"{len(rows)} rows answered by {lane.engine} {lane.engine_version}, written to {arguments.evidence}")
     return {"evidence": arguments.evidence, "rows": len(rows), "faults": list(faults)}, lines, _QUALITY if faults else 0
+
+
+def _unwritable(out: Path, why: str) -> UsageError:
+    return UsageError("E0195", f"--evidence {out} cannot be written", why=why, fix="name a file in another folder")
 
 
 def _bench(arguments: argparse.Namespace) -> _Result:

@@ -89,7 +89,14 @@ def read_rows(path: str | os.PathLike[str]) -> RawRows:
         with np.load(file, allow_pickle=False) as held:
             return RawRows(arrays={name: held[name] for name in held.files})
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
-        raise UsageError("E0917", f"{file.name} holds no rows", why=f"{type(error).__name__}: {error}") from error
+        raise UsageError(
+            "E0917",
+            f"{file.name} holds no rows",
+            why=f"{type(error).__name__}: {error}"
+            if file.suffix in {".json", ".npz"}
+            else "it is no .json or .npz file",
+            fix="write them on the desktop: edgekit parity BUNDLE --save-rows FILE",
+        ) from error
 
 
 def _texts(held: object) -> tuple[str, ...]:

@@ -12,12 +12,14 @@ from edgekit.cli.parity import READINGS
 from edgekit.lanes.base import Question
 from edgekit.lanes.opened import open_lanes
 from edgekit.parity.readings import Reading
+from edgekit.parity_rows import DataOption, load_asked
 from edgekit_runtime.bundle import verify
 from edgekit_runtime.evidence import document
 from edgekit_runtime.model import Model
 from edgekit_runtime.rows import RawRows, golden_rows, read_rows
 
 TEXTS = ("good film", "bad film", "good good film", "bad bad", "film good", "bad")
+HERE = "onnx-fp32:onnxruntime"  # the reference under another name: a lane alone is nothing to compare
 LABELS = ("positive", "negative", "positive", "negative", "positive", "negative")
 
 
@@ -109,7 +111,11 @@ def test_rows_are_spread_over_the_file(text, tmp_path, capsys):
     out = tmp_path / "rows.json"
     arguments = ["--data", str(many), "--rows", "11", "--save-rows", str(out)]
     assert main(["parity", str(text), *arguments]) == 0
-    assert "--rows rows.json --evidence" in capsys.readouterr().out
+    said = capsys.readouterr().out.splitlines()
+    assert said[1] == "python -m edgekit_runtime selftest bundle.edge --rows rows.json --evidence device.json".replace(
+        "bundle.edge", text.name
+    )
+    assert said[3] == f"edgekit parity {text} --on device.json --data {many} --rows 11"
     assert read_rows(out).texts == tuple(lines[i].rsplit(",", 1)[0] for i in range(0, 101, 10))
     assert main(["parity", str(text), *arguments[:-1], str(tmp_path / "rows.npz")]) == 2
 
@@ -128,7 +134,7 @@ def test_evidence_of_a_run_holds_every_output(text, tmp_path, capsys):
 
 def test_file_of_texts_alone_is_compared_without_labels(text, tmp_path, capsys):
     (tmp_path / "texts.txt").write_text("good film\nbad film\n\nfilm\n")
-    code, (content,), _ = parity(capsys, text, "--data", str(tmp_path / "texts.txt"), "--on", "onnx-fp32")
+    code, (content,), _ = parity(capsys, text, "--data", str(tmp_path / "texts.txt"), "--on", HERE)
     assert code == 0
     assert content["rows"]["count"] == 3
     assert content["comparison"]["labelled"] is False
@@ -140,8 +146,8 @@ def test_file_of_texts_alone_is_compared_without_labels(text, tmp_path, capsys):
 def test_option_rows_takes_a_number_or_all(text, capsys):
     for wrong in ("0", "-1", "some"):
         assert main(["parity", str(text), "--rows", wrong]) == 2
-    assert parity(capsys, text, "--rows", "all", "--on", "onnx-fp32")[1][0]["rows"]["count"] == len(TEXTS)
-    assert parity(capsys, text, "--rows", "2", "--on", "onnx-fp32")[1][0]["rows"]["count"] == 2
+    assert parity(capsys, text, "--rows", "all", "--on", HERE)[1][0]["rows"]["count"] == len(TEXTS)
+    assert parity(capsys, text, "--rows", "2", "--on", HERE)[1][0]["rows"]["count"] == 2
 
 
 def test_a_swapped_label_file_lets_no_reference_pass(text, tmp_path, capsys):
@@ -149,7 +155,7 @@ def test_a_swapped_label_file_lets_no_reference_pass(text, tmp_path, capsys):
     lines = [f"{text},{other[label]}" for text, label in zip(TEXTS * 4, LABELS * 4, strict=True)]
     lines = [f"{i % 7 * 'film '}{line}" for i, line in enumerate(lines)]
     (tmp_path / "swapped.csv").write_text("\n".join(["text,label", *lines]))
-    code, (content,), said = parity(capsys, text, "--data", str(tmp_path / "swapped.csv"), "--on", "onnx-fp32")
+    code, (content,), said = parity(capsys, text, "--data", str(tmp_path / "swapped.csv"), "--on", HERE)
     assert code == 3
     assert content["verdict"]["reference_faults"]
     assert "error[E0305]" in said
@@ -190,3 +196,59 @@ def test_dry_run_prints_what_would_be_run_and_runs_nothing(text, tmp_path, capsy
     assert main([*command, "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["dry_run"][spec]) == len(lines) - 1
     assert not (tmp_path / "was-run").exists()
+
+
+def test_rows_saved_for_a_device_come_back_as_data_also_of_images(tmp_path, capsys):
+    image = tmp_path / "image.edge"
+    tiny_bundles.write_image_bundle(image)
+    given, out = tmp_path / "given.npz", tmp_path / "my rows.npz"
+    np.savez(given, x=np.random.default_rng(0).integers(0, 256, (6, 2, 2), np.uint8), y=np.array([0, 1, 0, 1, 0, 1]))
+    assert main(["parity", str(image), "--data", str(given), "--save-rows", str(out)]) == 0
+    assert "--rows 'my rows.npz' --evidence" in capsys.readouterr().out
+    asked = load_asked(verify(image), image, DataOption(path=out))
+    assert asked.rows.digest() == read_rows(out).digest()
+    assert (len(asked.rows), asked.targets) == (6, None)
+
+
+def test_file_that_cannot_be_written_is_refused_before_a_lane_is_asked(text, tmp_path, capsys):
+    for option, path in (
+        ("--evidence", tmp_path),
+        ("--evidence", tmp_path / "no" / "run.json"),
+        ("--save-rows", tmp_path / "no" / "rows.json"),
+    ):
+        code, (content,), said = parity(capsys, text, "--on", HERE, option, str(path))
+        assert (code, content["error"]["code"]) == (2, "E0195")
+        assert said.startswith("error")
+
+
+def test_reference_alone_is_not_called_a_pass(text, capsys):
+    code, (content,), _ = parity(capsys, text, "--on", "onnx-fp32")
+    assert (code, content["error"]["code"]) == (2, "E0196")
+
+
+def test_evidence_of_other_rows_is_refused_before_a_lane_is_asked(text, capsys):
+    file = device(text, rows=RawRows(texts=("good",)))
+    code, (content,), said = parity(capsys, text, "--on", HERE, "--on", file)
+    assert (code, content["error"]["code"]) == (2, "E0185")
+    assert said.startswith("error")
+
+
+def test_gate_that_the_rows_cannot_show_is_refused_after_the_reference(text, capsys):
+    code, (content,), said = parity(capsys, text, "--on", HERE, "--gate", "max_cer=2 %")
+    assert (code, content["error"]["code"]) == (2, "E0167")
+    assert "onnx-fp32: 6 rows" in said
+    assert HERE not in said
+
+
+@pytest.mark.parametrize(
+    ("wrong", "fix"),
+    [
+        (("--on", "onnx-fp23"), "did you mean 'onnx-fp32'?"),
+        (("--on", "onnx-fp32:"), "for example onnx-fp32:onnxruntime"),
+        (("--on", HERE, "--gate", "max_chnged=2 points"), "did you mean 'max_changed'?"),
+        (("--on", HERE, "--label", "lable"), "name the columns with --text and --label"),
+    ],
+)
+def test_mistyped_words_are_answered_with_the_right_ones(text, capsys, wrong, fix):
+    code, (content,), _ = parity(capsys, text, *wrong)
+    assert (code, content["error"]["fix"]) == (2, fix)

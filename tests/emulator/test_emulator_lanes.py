@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -143,6 +144,27 @@ def test_an_interrupt_kills_the_guest(tmp_path):
     guest = int(pid.read_text())
     with pytest.raises(ProcessLookupError):
         os.kill(guest, 0)
+
+
+def test_a_time_limits_kill_ends_the_guest_and_removes_its_folders(emulator, bundle_path, tmp_path):
+    code = (
+        "import sys; from pathlib import Path; import numpy as np\n"
+        "from edgekit.emulator.lanes import open_lanes; from edgekit.lanes.base import Question\n"
+        "from edgekit_runtime.bundle import verify; from edgekit_runtime.rows import RawRows\n"
+        "path = Path(sys.argv[1]); rows = RawRows(arrays={'images': np.zeros((5000, 8, 8), np.uint8)})\n"
+        "(lane,) = open_lanes('arm:cortex-a53', ['onnx-int8'])\n"
+        "lane.answer(Question(path=path, bundle=verify(path), rows=rows))\n"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "EDGEKIT_CACHE": str(emulator.root.parent)}
+    with subprocess.Popen([sys.executable, "-c", code, bundle_path], env=environment) as child:
+        children = Path(f"/proc/{child.pid}/task/{child.pid}/children")
+        while not (guests := children.read_text().split()):
+            assert child.poll() is None
+            time.sleep(0.02)
+        child.terminate()
+    assert child.returncode == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
+    assert not any(Path(f"/proc/{guest}").exists() for guest in guests)
 
 
 def test_a_place_gives_a_lane_for_each_model_that_it_has_an_engine_for():

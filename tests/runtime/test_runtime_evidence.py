@@ -11,7 +11,7 @@ import tiny_models
 from edgekit_runtime.__main__ import main
 from edgekit_runtime.bundle import Bundle, pack, verify
 from edgekit_runtime.errors import MissingError, UsageError
-from edgekit_runtime.evidence import LaneEvidence, array_json, collect, document, fingerprint, json_array
+from edgekit_runtime.evidence import LaneEvidence, array_json, collect, document, fingerprint, json_array, this_machine
 from edgekit_runtime.model import Model
 from edgekit_runtime.rows import RawRows, golden_rows, read_rows
 
@@ -128,6 +128,9 @@ def test_command_answers_rows_of_a_file(text_path, tmp_path, capsys):
     assert json.loads(out.read_text())["rows"]["count"] == 3
     assert main(["selftest", str(text_path), "--rows", str(rows)]) == 2
     assert "E0918" in capsys.readouterr().err
+    for wrong in (tmp_path, tmp_path / "no" / "out.json"):
+        assert main(["selftest", "none.edge", "--evidence", str(wrong)]) == 2  # before the bundle is looked at
+        assert "E0195" in capsys.readouterr().err
 
 
 def test_failed_goldens_are_in_the_evidence_and_in_the_exit_code(image_parts, tmp_path, capsys):
@@ -151,3 +154,15 @@ def test_engine_without_delegates_answers_by_other_kernels(image_path):
             assert held["lanes"][0]["engine"] == engine
     assert answers["litert"].kernels != answers["litert-builtin"].kernels
     np.testing.assert_allclose(answers["litert"].outputs, answers["litert-builtin"].outputs, atol=1e-4)
+
+
+def test_arm_core_is_called_by_its_name_and_a_stranger_by_its_codes(tmp_path):
+    for implementer, part, name in [
+        ("0x41", "0xd08", "Cortex-A72"),
+        ("0x41", "0xfff", "implementer 0x41 part 0xfff"),
+        ("0x51", "0xd08", "implementer 0x51 part 0xd08"),
+    ]:
+        file = tmp_path / "cpuinfo"
+        file.write_text(f"processor\t: 0\nFeatures\t: fp asimd\nCPU implementer\t: {implementer}\nCPU part\t: {part}\n")
+        found = this_machine(str(file))
+        assert (found.cpu, found.features) == (name, ("asimd", "fp"))
