@@ -31,7 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except EdgekitError as error:
         return _report(error, debug=debug)
     except KeyboardInterrupt:
-        print("interrupted; finished stages are kept, run the same command to go on", file=sys.stderr)
+        more = "; finished stages are kept, run the same command to go on" if "build" in given[:2] else ""
+        print(f"interrupted{more}", file=sys.stderr)
         return _INTERRUPTED
     except BrokenPipeError:
         # The reader (`| head`) has gone. Python would complain once more when it flushes at the end.

@@ -72,8 +72,9 @@ def remove(as_json: bool) -> None:
     from edgekit.emulator.setup import remove as delete
 
     home = Home.default()
+    there = home.root.exists()
     delete(home)
-    _tell(f"removed {home.root}")
+    _tell(f"removed {home.root}" if there else f"nothing to remove: there is no {home.root}")
     if as_json:
         print_json("emulator", {"removed": str(home.root)})
 
