@@ -36,6 +36,24 @@ __all__ = [
 FORMAT: Final = "edgekit-evidence"
 SCHEMA: Final = 1
 
+# Source: Linux, arch/arm64/include/asm/cputype.h and arch/arm/include/asm/cputype.h.
+_ARM_PARTS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "0xc07": "Cortex-A7",
+        "0xd03": "Cortex-A53",
+        "0xd05": "Cortex-A55",
+        "0xd07": "Cortex-A57",
+        "0xd08": "Cortex-A72",
+        "0xd09": "Cortex-A73",
+        "0xd0a": "Cortex-A75",
+        "0xd0b": "Cortex-A76",
+        "0xd0c": "Neoverse-N1",
+        "0xd0d": "Cortex-A77",
+        "0xd41": "Cortex-A78",
+        "0xd44": "Cortex-X1",
+    }
+)
+
 _Feeds = Mapping[str, NDArray[np.generic]]
 _Mark = Callable[[], None]
 
@@ -177,10 +195,10 @@ def fingerprint(tensor: NDArray[Any]) -> float:
     return float(values @ weights)
 
 
-def this_machine() -> Machine:
+def this_machine(cpuinfo: str = "/proc/cpuinfo") -> Machine:
     """Say where this process runs."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        lines = Path(cpuinfo).read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
     pairs = [(key.strip(), value.strip()) for key, colon, value in (line.partition(":") for line in lines) if colon]
@@ -190,12 +208,17 @@ def this_machine() -> Machine:
     )
     return Machine(
         arch=platform.machine(),
-        cpu=first.get("model name") or codes or platform.processor() or "unknown",
+        cpu=first.get("model name") or _arm_core(first) or codes or platform.processor() or "unknown",
         features=tuple(sorted(set((first.get("flags") or first.get("Features") or "").split()))),
         system=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),
         numpy=np.__version__,
     )
+
+
+def _arm_core(fields: Mapping[str, str]) -> str | None:
+    own = fields.get("CPU implementer") == "0x41"  # Arm's own cores; other makers number theirs anew
+    return _ARM_PARTS.get(fields.get("CPU part", "")) if own else None
 
 
 def collect(
