@@ -14,7 +14,7 @@ from edgekit.kept import kept_lane
 from edgekit.recipe.spec import DataSource, DataSpec, ImageSpec, Task
 from edgekit_runtime.bundle import Bundle
 from edgekit_runtime.errors import MissingError, UsageError
-from edgekit_runtime.rows import IMAGES, RawRows, golden_rows, read_rows
+from edgekit_runtime.rows import IMAGES, RawRows, golden_rows, read_rows, require_fit
 
 __all__ = ["GOLDENS", "AskedRows", "DataOption", "load_asked", "spread"]
 
@@ -77,7 +77,12 @@ def load_asked(bundle: Bundle, path: Path, data: DataOption | None) -> AskedRows
         raise MissingError("E0658", f"there are no rows at '{data.path}'", fix="check the path after --data")
     suffix = data.path.suffix.lower()
     if suffix == ".json" or (suffix == ".npz" and (bundle.manifest.task == "tensors" or _holds_images(data.path))):
-        return AskedRows(rows=read_rows(data.path), targets=None, source=data.path.name)
+        rows = read_rows(data.path)
+        require_fit(bundle, rows)
+        return AskedRows(rows=rows, targets=None, source=data.path.name)
+    if bundle.manifest.task == "tensors":
+        what = f"the bundle takes tensors, and '{data.path}' holds none"
+        raise UsageError("E0128", what, fix="give an .npz file with one array for each input, rows first")
     if suffix == ".txt" or bundle.manifest.task == "text-embedding":
         return _texts(bundle, data)
     return _labelled(bundle, data)

@@ -201,7 +201,13 @@ def _require_measurable(bundle: Bundle, asked: AskedRows, reference: LaneEvidenc
 
 def _opened(bundle: Bundle, path: Path, ask: ParityAsk) -> tuple[dict[str, ParityLane], AskedRows]:
     specs = dict.fromkeys((ask.reference, *(ask.lanes or default_lanes(bundle))))
-    lanes = {lane.name: lane for spec in specs for lane in open_lanes(spec, bundle)}
+    lanes: dict[str, ParityLane] = {}
+    for spec in specs:
+        for lane in open_lanes(spec, bundle):
+            if lane.name in lanes and isinstance(lane, SavedLane):
+                what = f"two lanes are called {lane.name}, and one would hide the other"
+                raise UsageError("E0197", what, fix="rename one of the files: a lane is called after its file")
+            lanes[lane.name] = lane
     if len(lanes) == 1:
         what = f"nothing is compared: {ask.reference} is the reference itself"
         raise UsageError("E0196", what, fix="name another lane with --on, or another --reference")

@@ -9,6 +9,20 @@ from edgekit.parity.verdict import Outcome, Verdict
 
 __all__ = ["sentences"]
 
+# Gates on measures that neither the table nor a sentence gives.
+_ELSEWHERE = frozenset(
+    {
+        "max_cer",
+        "max_wer",
+        "min_overlap_1",
+        "min_overlap_10",
+        "min_overlap_5",
+        "min_same_tokens",
+        "min_span_match",
+        "min_worst_cosine",
+    }
+)
+
 
 def sentences(comparison: Comparison, verdict: Verdict) -> list[str]:
     """Say what was found: the verdict first, then each lane, then what the figures cannot show."""
@@ -19,6 +33,11 @@ def sentences(comparison: Comparison, verdict: Verdict) -> list[str]:
             f"{each.lane}: {each.words}"
             for each in verdict.results
             if each.lane == lane.lane and each.outcome is Outcome.FAILED
+        ]
+        lines += [
+            f"{each.lane}: {each.words}"
+            for each in verdict.results
+            if each.lane == lane.lane and each.outcome is Outcome.PASSED and each.gate in _ELSEWHERE
         ]
         lines += [f"{lane.lane}: {text}" for text in _lane(lane)]
     return lines + [f"note: {warning}" for warning in verdict.warnings]

@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit_runtime.engines.registry import get_engine
-from edgekit_runtime.errors import BundleError
 from edgekit_runtime.model import Model
-from edgekit_runtime.rows import IMAGES, RawRows
+from edgekit_runtime.rows import IMAGES, RawRows, require_fit
 from edgekit_runtime.selftest import SelfTest, flat_outputs
 
 __all__ = [
@@ -234,9 +233,10 @@ def collect(
         mark: Called right before and right after each inference.
 
     Raises:
-        UsageError: A row does not fit the model.
+        UsageError: The rows do not fit the bundle (E0198), or one of them does not fit the model.
         BundleError: The engine failed.
     """
+    require_fit(model.bundle, rows)
     row, manifest = get_engine(model.engine_name), model.bundle.manifest
     entry = manifest.models[row.runtime]
     answer = [spec.name for spec in entry.outputs]
@@ -279,10 +279,8 @@ def _feeds(model: Model, rows: RawRows) -> Iterable[_Feeds]:
         yield from (model.preprocess(text) for text in rows.texts)
     elif model.bundle.manifest.task == "tensors":
         yield from ({n: array[i : i + 1] for n, array in rows.arrays.items()} for i in range(len(rows)))
-    elif IMAGES in rows.arrays:
-        yield from (model.preprocess(image) for image in rows.arrays[IMAGES])
     else:
-        raise BundleError("E0517", f"a bundle of the task {model.bundle.manifest.task} takes other rows")
+        yield from (model.preprocess(image) for image in rows.arrays[IMAGES])
 
 
 def _faults(test: SelfTest) -> tuple[str, ...]:

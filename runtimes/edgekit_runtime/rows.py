@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edgekit_runtime.bundle import Bundle
 from edgekit_runtime.errors import BundleError, MissingError, UsageError
 
-__all__ = ["IMAGES", "RawRows", "golden_rows", "read_rows"]
+__all__ = ["IMAGES", "RawRows", "golden_rows", "read_rows", "require_fit"]
 
 IMAGES: Final = "images"
 
@@ -103,6 +103,31 @@ def _texts(held: object) -> tuple[str, ...]:
     if not isinstance(held, list) or not all(isinstance(text, str) for text in held):
         raise TypeError("texts is no list of texts")
     return tuple(held)
+
+
+def require_fit(bundle: Bundle, rows: RawRows) -> None:
+    """See that rows are what a bundle takes, before anything answers them.
+
+    Raises:
+        UsageError: They are not (E0198).
+    """
+    task = bundle.manifest.task
+    arrays = ", ".join(f"{name} {array.dtype} {array.shape}" for name, array in rows.arrays.items())
+    if task == "tensors":
+        specs = next(iter(bundle.manifest.models.values())).inputs
+        given = {name: (array.dtype.name, array.shape[1:]) for name, array in rows.arrays.items()}
+        fits = given == {spec.name: (spec.dtype, tuple(spec.shape[1:])) for spec in specs}
+        shapes = {spec.name: ", ".join(["rows", *map(str, spec.shape[1:])]) for spec in specs}
+        wanted = ", ".join(f"{spec.name} {spec.dtype} ({shapes[spec.name]})" for spec in specs)
+    elif task == "image-classification":
+        fits = rows.arrays.keys() == {IMAGES} and rows.arrays[IMAGES].ndim in {3, 4}
+        wanted = f"{IMAGES} (rows, height, width) or (rows, height, width, channels)"
+    else:
+        fits, wanted = bool(rows.texts), "texts"
+    if not fits:
+        why = f"it takes {wanted}; these are {arrays or 'texts'}"
+        fix = "give such rows; edgekit parity BUNDLE --save-rows FILE writes some"
+        raise UsageError("E0198", "the rows do not fit the bundle", why=why, fix=fix)
 
 
 def golden_rows(bundle: Bundle) -> RawRows:

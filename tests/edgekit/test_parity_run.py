@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from edgekit.lanes.opened import open_lanes
 from edgekit.parity.readings import Reading
 from edgekit.parity_rows import DataOption, load_asked
 from edgekit_runtime.bundle import verify
+from edgekit_runtime.errors import UsageError
 from edgekit_runtime.evidence import document
 from edgekit_runtime.model import Model
 from edgekit_runtime.rows import RawRows, golden_rows, read_rows
@@ -252,3 +254,28 @@ def test_gate_that_the_rows_cannot_show_is_refused_after_the_reference(text, cap
 def test_mistyped_words_are_answered_with_the_right_ones(text, capsys, wrong, fix):
     code, (content,), _ = parity(capsys, text, *wrong)
     assert (code, content["error"]["fix"]) == (2, fix)
+
+
+def test_two_files_of_one_name_do_not_hide_each_other(text, tmp_path, capsys):
+    first = device(text)
+    (tmp_path / "other").mkdir()
+    second = tmp_path / "other" / "device.json"
+    second.write_text(Path(first).read_text())
+    code, (content,), _ = parity(capsys, text, "--on", first, "--on", str(second))
+    assert (code, content["error"]["code"]) == (2, "E0197")
+
+
+def test_what_a_gate_of_another_reading_found_is_told_also_when_it_passed(text, capsys):
+    code, (content,), _ = parity(capsys, text, "--on", HERE, "--read-as", "text")
+    assert code == 0
+    assert any(line.startswith(f"{HERE}: character errors") for line in content["words"])
+
+
+def test_rows_of_a_kind_that_a_bundle_of_tensors_cannot_take_are_refused(text, tmp_path):
+    bundle = verify(text)
+    tensors = replace(bundle, manifest=replace(bundle.manifest, task="tensors"))
+    (tmp_path / "texts.txt").write_text("good\n")
+    for name in ("rows.csv", "texts.txt", "."):
+        with pytest.raises(UsageError) as caught:
+            load_asked(tensors, text, DataOption(path=tmp_path / name))
+        assert caught.value.code == "E0128"

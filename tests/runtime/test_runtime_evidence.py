@@ -7,13 +7,14 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import tiny_models
+from test_runtime_tasks import of_tensors
 
 from edgekit_runtime.__main__ import main
 from edgekit_runtime.bundle import Bundle, pack, verify
 from edgekit_runtime.errors import MissingError, UsageError
 from edgekit_runtime.evidence import LaneEvidence, array_json, collect, document, fingerprint, json_array, this_machine
 from edgekit_runtime.model import Model
-from edgekit_runtime.rows import RawRows, golden_rows, read_rows
+from edgekit_runtime.rows import RawRows, golden_rows, read_rows, require_fit
 
 TEXTS = ("good film", "bad film", "film")
 
@@ -166,3 +167,26 @@ def test_arm_core_is_called_by_its_name_and_a_stranger_by_its_codes(tmp_path):
         file.write_text(f"processor\t: 0\nFeatures\t: fp asimd\nCPU implementer\t: {implementer}\nCPU part\t: {part}\n")
         found = this_machine(str(file))
         assert (found.cpu, found.features) == (name, ("asimd", "fp"))
+
+
+def test_rows_of_another_task_or_shape_are_refused_before_they_are_answered(text_path, image_path):
+    texts, images = RawRows(texts=TEXTS), RawRows(arrays={"images": np.zeros((2, 8, 8), np.uint8)})
+    others = (
+        RawRows(arrays={"x": np.zeros((2, 8, 8), np.uint8)}),
+        RawRows(arrays={"images": np.zeros((2, 8), np.uint8)}),
+    )
+    for path, wrong in ((text_path, images), *((image_path, rows) for rows in (texts, *others))):
+        with pytest.raises(UsageError) as caught:
+            answered(path, wrong)
+        assert caught.value.code == "E0198"
+    tensors = Bundle.from_bytes(of_tensors())
+    (spec,) = tensors.manifest.models["onnxruntime"].inputs
+    require_fit(tensors, RawRows(arrays={spec.name: np.zeros((5, *spec.shape[1:]), spec.dtype)}))
+    for name, shape, dtype in (
+        ("y", spec.shape[1:], spec.dtype),
+        (spec.name, (*spec.shape[1:], 1), spec.dtype),
+        (spec.name, spec.shape[1:], "uint8"),
+    ):
+        with pytest.raises(UsageError, match="do not fit") as caught:
+            require_fit(tensors, RawRows(arrays={name: np.zeros((5, *shape), dtype)}))
+        assert f"it takes {spec.name} float32 (rows, 8, 8, 1); these are {name} " in caught.value.why
