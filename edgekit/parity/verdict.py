@@ -148,6 +148,8 @@ def judge(comparison: Comparison, asked: Iterable[Gate] = (), *, require_enough_
         results += _soundness(lane)
         results += _gated(lane, comparison, gates)
     faults, warnings = _reference(comparison)
+    if comparison.lane(comparison.reference).precision == "int8":
+        warnings.append(f"{comparison.reference} is int8 itself: to agree with it says nothing about float32")
     if not comparison.others:
         warnings.append(f"nothing was compared: {comparison.reference} alone has answered; name a lane with --on")
     warnings += [f"{each.lane}: {each.words}" for each in results if each.outcome is Outcome.UNDECIDED]

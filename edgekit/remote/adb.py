@@ -63,7 +63,7 @@ class AdbLink:
             return None
         return DeviceError(
             "E0850",
-            f"adb does not reach {self.place}",
+            f"adb does not reach {self.serial or 'a device'}",
             why=last_lines(done.stderr),
             fix="see what `adb devices` lists: one line that ends in `device`, or name one of several: adb:SERIAL",
         )

@@ -250,6 +250,12 @@ def test_a_reference_alone_is_told_to_be_no_comparison():
     assert not judge(broken).passed
 
 
+def test_agreement_with_an_int8_reference_is_noted_to_say_nothing_about_float():
+    words = "torch is int8 itself: to agree with it says nothing about float32"
+    assert words in judged(RIGHT.copy(), precisions={"torch": "int8", "onnx-int8": "int8"}).warnings
+    assert words not in judged(RIGHT.copy()).warnings
+
+
 def test_a_bound_in_logits_does_not_hold_for_other_outputs():
     with pytest.raises(UsageError) as caught:
         judged(RIGHT.copy(), "max_difference=1 logits", targets=None, task="tensors")
