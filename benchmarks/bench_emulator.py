@@ -1,9 +1,9 @@
 """What setting up the emulator and one emulated self-test take.
 
-``PYTHONPATH=benchmarks python benchmarks/bench_emulator.py`` runs the setup as a user runs it, from nothing, into a cache
-of its own that is deleted afterwards, and answers the goldens of the demo bundle on each 64-bit core and model, with the
-emulator of edgekit's cache. Seconds are those of the clock, for a user waits by it; they hold for this machine and its
-network. Writes ``results/emulator.json``.
+``PYTHONPATH=benchmarks python benchmarks/bench_emulator.py`` runs the setup as a user runs it, from nothing, into a
+cache of its own that is deleted afterwards, and answers the goldens of the demo bundle on each 64-bit core and model,
+with the emulator of edgekit's cache. Seconds are those of the clock, for a user waits by it; they hold for this machine
+and its network. Writes ``results/emulator.json``.
 """
 
 import argparse
