@@ -59,7 +59,7 @@ def test_a_doubled_scale_in_tflite_fails_there_alone_and_its_layer_is_named(digi
     found = answer.json["layers"]["tflite-int8"]
     assert found["first_divergence"] == layer
     assert "(scale)" in found["words"]
-    assert "2 times too large" in found["words"]
+    assert "2 times float's" in found["words"]
     assert layers(bundle, "onnx-int8")["first_divergence"] is None
 
 
