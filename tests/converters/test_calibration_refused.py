@@ -7,6 +7,7 @@ from pair_network import ends, feeds
 from tiny_networks import LENGTH
 
 from edgekit_converters.quantize.calibration.watch import watch
+from edgekit_converters.quantize.graph import trace
 from edgekit_converters.quantize.measure import as_rows, measure
 from edgekit_converters.quantize.modes import Mode
 from edgekit_converters.quantize.planner import Planner
@@ -53,6 +54,14 @@ def test_value_that_is_not_finite_is_refused_with_tensor_and_row(pair, method, v
         measure(pair, rows, ranges=method)
     assert caught.value.code == "E0740"
     assert caught.value.fix
+
+
+def test_input_whose_name_python_has_taken_is_given_under_that_name() -> None:
+    graph = trace(torch.nn.ReLU(), (torch.ones(1, 4),))  # forward(input): fx calls the node input_1
+    (place,) = [node for node in graph.graph.nodes if node.op == "placeholder"]
+    assert (place.target, place.name) == ("input", "input_1")
+    ((row,),) = as_rows(graph, [{"input": np.array([[1, 2, 3, 4]], np.float32)}], trim=False)
+    assert row.tolist() == [[1, 2, 3, 4]]
 
 
 @pytest.mark.parametrize(

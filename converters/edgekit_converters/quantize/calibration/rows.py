@@ -148,15 +148,17 @@ def _named(names: Sequence[str], row: Row) -> dict[str, NDArray[np.generic]]:
 
 
 def _row(inputs: Sequence[fx.Node], feed: Feeds, number: int, *, trim: bool) -> Row:
-    lacking = [node.name for node in inputs if node.name not in feed]
+    # The target is the name in the signature; fx renames a node whose name Python has taken, such as `input`.
+    names = [str(node.target) for node in inputs]
+    lacking = [name for name in names if name not in feed]
     if lacking:
         raise ConversionError(
             "E0733",
             f"calibration row {number} has no input {lacking[0]}",
-            why=f"it has {', '.join(feed) or 'nothing'}; the model takes {', '.join(node.name for node in inputs)}",
+            why=f"it has {', '.join(feed) or 'nothing'}; the model takes {', '.join(names)}",
             fix="name the feeds as the model's inputs are named",
         )
-    values = [np.asarray(feed[node.name]) for node in inputs]
+    values = [np.asarray(feed[name]) for name in names]
     for node, value in zip(inputs, values, strict=True):
         _check_type(node, value, number)
     if trim and "attention_mask" in feed:
