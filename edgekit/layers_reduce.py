@@ -52,5 +52,15 @@ def reduce_fault(
         told, unit = pairs[0]
         unit = narrow(twin, unit, rows, room, mask=opened.mask)
         worst = worst_row(twin, unit, rows, room, mask=opened.mask)
-        out.mkdir(parents=True, exist_ok=True)
+        _make(out)
         return told, write_reduced(twin, unit, told, worst, out, form=opened.form)
+
+
+def _make(out: Path) -> None:
+    try:
+        out.mkdir(exist_ok=True)
+    except OSError as error:
+        what = f"cannot make the folder '{out}'"
+        raise UsageError(
+            "E0195", what, why=error.strerror or str(error), fix="give --out a place to write to"
+        ) from error

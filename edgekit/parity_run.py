@@ -24,7 +24,7 @@ from edgekit.parity.verdict import GateResult, Outcome, Verdict, judge
 from edgekit.parity_rows import GOLDENS, AskedRows, DataOption, load_asked, spread
 from edgekit.versions import installed_versions
 from edgekit_runtime.bundle import Bundle, verify
-from edgekit_runtime.errors import EdgekitError, UsageError
+from edgekit_runtime.errors import DeviceError, EdgekitError, UsageError
 from edgekit_runtime.evidence import FORMAT, SCHEMA, LaneEvidence
 from edgekit_runtime.manifest import DType
 from edgekit_runtime.rows import golden_rows
@@ -75,6 +75,7 @@ class ParityRun:
         verdict: Of all gates, self-tests and preprocessing.
         layers: Layer reports by int8 model of the bundle, of this machine's kernels.
         notes: Why layers were not compared.
+        lost: By lane, why a device did not answer; the others are judged without it.
     """
 
     question: Question
@@ -84,6 +85,7 @@ class ParityRun:
     verdict: Verdict
     layers: Mapping[str, LayerReport] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    lost: Mapping[str, DeviceError] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, object]:
         """Give the evidence document of the run."""
@@ -119,6 +121,7 @@ class ParityRun:
             "warnings": list(self.asked.warnings),
             "layers": {model: report.as_json() for model, report in self.layers.items()},
             "notes": list(self.notes),
+            "lost": {lane: {"code": error.code, "what": error.what} for lane, error in self.lost.items()},
             "plan": [{name: row.get(name) for name in ("name", "kind", "mode", "why")} for row in plan],
         }
 
@@ -153,7 +156,7 @@ def run_parity(path: Path, ask: ParityAsk, *, tell: Tell) -> ParityRun:
         BundleError: The bundle is damaged.
         MissingError: A lane or the rows are not here.
         UsageError: An unknown lane, rows or gates that do not fit.
-        DeviceError: A device could not be reached.
+        DeviceError: A device could not be reached, and no other lane is left to compare.
     """
     bundle = verify(path)
     lanes, asked = _opened(bundle, path, ask)
@@ -161,13 +164,7 @@ def run_parity(path: Path, ask: ParityAsk, *, tell: Tell) -> ParityRun:
     for lane in lanes.values():
         if isinstance(lane, Checks):
             lane.check(question)
-    evidence: list[LaneEvidence] = []
-    first = next(iter(lanes.values()))  # of the first spec, the reference's
-    for name, lane in lanes.items():
-        tell(f"{name}: {len(asked.rows)} rows")
-        evidence.append(lane.answer(question))
-        if lane is first:
-            _require_measurable(bundle, asked, evidence[0], ask)
+    evidence, lost = _answers(question, lanes, lambda first: _require_measurable(bundle, asked, first, ask), tell)
     reference = evidence[0].lane
     comparison = compare(
         {lane.lane: lane.outputs for lane in evidence}, _asked(bundle, asked, evidence, ask), reference=reference
@@ -183,7 +180,41 @@ def run_parity(path: Path, ask: ParityAsk, *, tell: Tell) -> ParityRun:
         evidence=tuple(evidence),
         comparison=comparison,
         verdict=replace(verdict, results=(*more, *verdict.results)),
+        lost=lost,
     )
+
+
+def _answers(
+    question: Question, lanes: Mapping[str, ParityLane], look: Callable[[LaneEvidence], None], tell: Tell
+) -> tuple[list[LaneEvidence], dict[str, DeviceError]]:
+    """Ask all lanes; one that dies does not take the answers of the others with it.
+
+    Args:
+        question: What to ask.
+        lanes: The reference first.
+        look: Sees the reference's answers before slow lanes are asked.
+        tell: Hears one line a lane.
+
+    Raises:
+        DeviceError: The reference did not answer, or nobody else.
+    """
+    evidence: list[LaneEvidence] = []
+    lost: dict[str, DeviceError] = {}
+    for name, lane in lanes.items():
+        tell(f"{name}: {len(question.rows)} rows")
+        try:
+            evidence.append(lane.answer(question))
+        except DeviceError as error:
+            if not evidence:
+                raise
+            lost[name] = error
+            tell(f"{name}: no answer: {error.what}")
+            continue
+        if len(evidence) == 1:
+            look(evidence[0])
+    if len(evidence) == 1:
+        raise next(iter(lost.values()))
+    return evidence, lost
 
 
 def _require_measurable(bundle: Bundle, asked: AskedRows, reference: LaneEvidence, ask: ParityAsk) -> None:

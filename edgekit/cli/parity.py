@@ -98,6 +98,8 @@ def command(bundle: str, as_json: bool, **options: Any) -> None:  # noqa: ANN401
     failed = refusal(run.verdict, bundle=Path(bundle).name, reference=ask.reference)
     if failed:
         raise failed
+    for error in run.lost.values():
+        raise error  # all that answered pass, but nobody may take that for a pass of the lane that did not
 
 
 def _names(path: Path | None) -> tuple[str, ...]:
@@ -190,14 +192,16 @@ def _short(bundle: str, run: "ParityRun") -> dict[str, object]:
     for lane in lanes:
         lane.pop("outputs")
         lane.pop("tensors")
-    return {**held, "lanes": lanes, "bundle_file": bundle, "passed": run.verdict.passed, "words": _words(run)}
+    passed = run.verdict.passed and not run.lost
+    return {**held, "lanes": lanes, "bundle_file": bundle, "passed": passed, "words": _words(run)}
 
 
 def _words(run: "ParityRun") -> list[str]:
     from edgekit.parity.words import sentences
 
     layers = [report.words for report in run.layers.values()]
-    return [*sentences(run.comparison, run.verdict), *layers, *(f"note: {note}" for note in run.notes)]
+    lost = [f"{lane}: no answer: {error.what}" for lane, error in run.lost.items()]
+    return [*sentences(run.comparison, run.verdict), *lost, *layers, *(f"note: {note}" for note in run.notes)]
 
 
 def _print(run: "ParityRun") -> None:

@@ -50,7 +50,8 @@ def _told(verdict: Verdict) -> tuple[State, str, tuple[str, ...]]:
     elif verdict.reference_faults:
         headline = "Failed: the reference is itself bad, so nothing can be judged by it."
     elif verdict.failed:
-        headline = f"Failed: {len(verdict.failed)} of {gates} gates are missed."
+        count = len(verdict.failed)
+        headline = f"Failed: {count} of {gates} gates {'is' if count == 1 else 'are'} missed."
     else:
         headline = f"Failed: for {unsure} of {gates} gates the rows are too few."
     said = (*verdict.reference_faults, *(f"{gate.lane}: {gate.words}" for gate in verdict.failed))

@@ -28,12 +28,17 @@ def read_document(path: Path) -> dict[str, Any]:
         held = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise MissingError("E0659", f"there is no evidence file '{path}'", fix="check the path") from None
+    except UnicodeDecodeError as error:
+        why = "it is no text: a bundle, perhaps?"
+        raise UsageError("E0183", f"'{path}' is no evidence file", why=why, fix=_WRITE_ONE) from error
     except (OSError, ValueError) as error:
         raise UsageError("E0183", f"'{path}' is no evidence file", why=str(error), fix=_WRITE_ONE) from error
     if not isinstance(held, dict) or held.get("format") != FORMAT:
         raise UsageError("E0183", f"'{path}' is no evidence file", fix=_WRITE_ONE)
     if held.get("schema") != SCHEMA:
-        raise UsageError("E0183", f"'{path}' has schema {held.get('schema')!r}; this edgekit reads {SCHEMA}")
+        raise UsageError(
+            "E0183", f"'{path}' has schema {held.get('schema')!r}; this edgekit reads {SCHEMA}", fix=_WRITE_ONE
+        )
     return held
 
 

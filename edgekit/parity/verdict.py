@@ -14,6 +14,7 @@ from edgekit_runtime.errors import QualityError, UsageError
 __all__ = ["GateResult", "Outcome", "Verdict", "judge", "refusal"]
 
 SCHEMA: Final = 1
+_FEWEST_ROWS = 10  # fewer may all be wrong by chance
 _FINITE, _VARYING = "finite", "varying"
 _FLOAT_GATE = "min_float_sqnr"
 
@@ -266,7 +267,7 @@ def _reference(comparison: Comparison) -> tuple[list[str], list[str]]:
         return faults, warnings
     if comparison.chance is None:
         if lane.accuracy.value == 0:
-            faults.append(f"it is right on none of {comparison.rows:,} rows")
+            _add_never_right(comparison, faults, warnings)
         return faults, warnings
     interval, chance = lane.accuracy.interval, comparison.chance
     assert interval is not None
@@ -281,6 +282,14 @@ def _reference(comparison: Comparison) -> tuple[list[str], list[str]]:
     else:
         faults.append(f"{found}, and {by_chance}")
     return faults, warnings
+
+
+def _add_never_right(comparison: Comparison, faults: list[str], warnings: list[str]) -> None:
+    found = f"it is right on none of {comparison.rows:,} row{'s' * (comparison.rows != 1)}"
+    if comparison.rows < _FEWEST_ROWS:
+        warnings.append(f"{comparison.reference}: {found}; so few rows show nothing of it")
+    else:
+        faults.append(found)
 
 
 def refusal(verdict: Verdict, *, bundle: str, reference: str) -> QualityError | None:

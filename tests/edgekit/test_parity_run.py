@@ -279,3 +279,24 @@ def test_rows_of_a_kind_that_a_bundle_of_tensors_cannot_take_are_refused(text, t
         with pytest.raises(UsageError) as caught:
             load_asked(tensors, text, DataOption(path=tmp_path / name))
         assert caught.value.code == "E0128"
+
+
+def test_device_that_cannot_be_reached_does_not_take_the_other_answers_with_it(text, tmp_path, capsys, monkeypatch):
+    for name in ("ssh", "scp"):
+        program = tmp_path / "bin" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text("#!/bin/sh\necho 'no route to host' >&2\nexit 255\n")
+        program.chmod(0o755)
+    file = device(text)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    away, out = "ssh://pi@board.example/onnx-fp32", tmp_path / "run.json"
+    code, (content,), said = parity(capsys, text, "--on", away, "--on", file, "--evidence", str(out))
+    assert code == 8
+    assert "no route to host" in said
+    assert content["passed"] is False
+    assert list(content["lost"]) == [away]
+    held = json.loads(out.read_text())
+    assert [lane["lane"] for lane in held["lanes"]] == ["onnx-fp32", "device.json/device"]
+    assert held["verdict"]["passed"] is True  # of those that answered
+    code, documents, _ = parity(capsys, text, "--on", away)
+    assert (code, [list(document) for document in documents]) == (8, [["schema", "command", "error"]])
