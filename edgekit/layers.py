@@ -144,7 +144,7 @@ def open_twin(path: Path, lane: str, *, bundle: Bundle | None = None) -> Opened:
         BundleError: The bundle is damaged.
         UsageError: No such lane (E0176).
         MissingError: The float network is not here (E0641, E0680).
-        ConversionError: The files do not belong together (E0840, E0842), or cannot be cut (E0841).
+        ConversionError: The files do not belong together (E0724, E0726), or cannot be cut (E0725).
     """
     from edgekit_converters.layerwise.units import Twin
 

@@ -87,4 +87,7 @@ def _report(error: EdgekitError, *, debug: bool) -> int:
     if debug:
         traceback.print_exc()
     print(error, file=sys.stderr)
+    # A person can ask on where the error itself does not say everything; a log or a script gets the error alone.
+    if sys.stderr.isatty() and not (error.why and error.fix):
+        print(f"  more: edgekit explain {error.code}", file=sys.stderr)
     return error.exit_code

@@ -42,6 +42,7 @@ COMMANDS: Mapping[str, Row] = MappingProxyType(
         "emulator": Row("emulator", "Prepare emulated ARM cores, on which parity can run a bundle."),
         "inspect": Row("inspect", "Show what is inside a bundle."),
         "verify": Row("verify", "Check every byte of a bundle."),
+        "explain": Row("explain", "Say what an error code means and what to do."),
     }
 )
 

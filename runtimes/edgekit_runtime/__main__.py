@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -144,6 +145,7 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=purpose)
         command.add_argument("file", nargs="?" if name == "doctor" else None, help="the .edge bundle")
         command.add_argument("--json", action="store_true", help="print one JSON object")
+        command.add_argument("--debug", action="store_true", help="show where an error comes from")
         if name in {"run", "selftest", "bench"}:
             command.add_argument("--engine", choices=list(ENGINES))
             command.add_argument("--threads", type=int, default=1)
@@ -163,11 +165,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         facts, lines, code = _COMMANDS[arguments.command][0](arguments)
     except EdgekitError as error:
-        print(error, file=sys.stderr)
-        if arguments.json:
-            fault = {"code": error.code, "what": error.what, "why": error.why, "fix": error.fix}
-            print(json.dumps({"schema": 1, "command": arguments.command, "error": fault}))
-        return error.exit_code
+        return _report(error, arguments)
+    except BrokenPipeError:
+        raise
+    except Exception as error:  # noqa: BLE001 - the last place that can turn a fault into a message
+        unforeseen = EdgekitError(
+            "E0001",
+            f"unforeseen: {type(error).__name__}: {error}",
+            why="a fault of edgekit, not of yours",
+            fix="run it again with --debug and report what it prints",
+        )
+        return _report(unforeseen, arguments)
     if arguments.json:
         print(json.dumps({"schema": 1, "command": arguments.command, **facts}))
     else:
@@ -175,8 +183,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
+def _report(error: EdgekitError, arguments: argparse.Namespace) -> int:
+    if arguments.debug:
+        traceback.print_exc()
+    print(error, file=sys.stderr)
+    if arguments.json:
+        fault = {"code": error.code, "what": error.what, "why": error.why, "fix": error.fix}
+        print(json.dumps({"schema": 1, "command": arguments.command, "error": fault}))
+    return error.exit_code
+
+
 if __name__ == "__main__":
     try:
         sys.exit(main())
     except BrokenPipeError:
         os._exit(0)  # the reader of a pipe left early, as `head` does; there is nobody to tell
+    except KeyboardInterrupt:
+        sys.exit(130)  # 128 + SIGINT, as shells have it

@@ -79,13 +79,13 @@ def test_spread_repeats_scales_and_cuts_the_tail() -> None:
 
 
 def test_what_cannot_be_coded_is_refused() -> None:
-    refused(UsageError, "E0755", np.zeros(4, np.float32))
-    refused(UsageError, "E0755", np.zeros((2, 2)))
-    refused(UsageError, "E0755", np.zeros((0, 2), np.float32))
+    refused(UsageError, "E0158", np.zeros(4, np.float32))
+    refused(UsageError, "E0158", np.zeros((2, 2)))
+    refused(UsageError, "E0158", np.zeros((0, 2), np.float32))
     refused(ConversionError, "E0756", np.array([[1, np.nan]], np.float32))
     refused(ConversionError, "E0756", np.full((1, 64), 1e6, np.float32))
-    refused(UsageError, "E0757", weights(), block=0)
-    refused(UsageError, "E0757", weights(), bits=5)
+    refused(UsageError, "E0159", weights(), block=0)
+    refused(UsageError, "E0159", weights(), bits=5)
 
 
 def test_codes_and_scales_that_do_not_fit_are_refused() -> None:

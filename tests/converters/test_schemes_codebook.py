@@ -85,4 +85,4 @@ def test_two_runs_give_the_same_table() -> None:
 def test_a_codebook_that_cannot_be_is_refused(wrong) -> None:
     with pytest.raises(UsageError) as caught:
         codebook(np.ones((8, 8), np.float32), **wrong)
-    assert caught.value.code == "E0757"
+    assert caught.value.code == "E0159"

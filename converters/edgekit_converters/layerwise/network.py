@@ -89,7 +89,7 @@ class Step:
 def refused(outputs: Sequence[str], error: Exception) -> ConversionError:
     """Give the error for a piece that an engine cannot load or run: a damaged file, or an operator it does not know."""
     return ConversionError(
-        "E0844",
+        "E0728",
         f"the engine refuses the part of the model that gives {outputs[0]}",
         why=str(error).strip()[:400],
         fix="check that the whole model runs: edgekit run; if it does, report the model",

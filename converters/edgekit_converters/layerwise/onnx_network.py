@@ -86,7 +86,7 @@ class OnnxNetwork:
             return tensor
         if self._folder is None:
             raise ConversionError(
-                "E0841", f"constant {tensor.name} is not in the file", fix="give the file by its path"
+                "E0725", f"constant {tensor.name} is not in the file", fix="give the file by its path"
             )
         full = TensorProto()
         full.CopyFrom(tensor)
@@ -163,7 +163,7 @@ class OnnxNetwork:
         found = cut(self, outputs, list(inputs))
         if found.missing:
             raise ConversionError(
-                "E0841", f"{outputs[0]} cannot be computed from {', '.join(inputs)}", why="other inputs"
+                "E0725", f"{outputs[0]} cannot be computed from {', '.join(inputs)}", why="other inputs"
             )
         nodes = [self._nodes[number] for number in found.steps]
         used = dict.fromkeys(str(name) for node in nodes for name in node.input)

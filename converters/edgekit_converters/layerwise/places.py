@@ -55,7 +55,7 @@ def read_places(folder: Path) -> tuple[Place, ...]:
     """Read what ``write_places`` wrote.
 
     Raises:
-        ConversionError: The file is no such table (E0840).
+        ConversionError: The file is no such table (E0724).
     """
     path = folder / PLACES_FILE
     try:
@@ -65,5 +65,5 @@ def read_places(folder: Path) -> tuple[Place, ...]:
         return tuple(Place(**place) for place in content["layers"])
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ConversionError(
-            "E0840", f"{path} is no table of layers", why=f"{type(error).__name__}: {error}", fix="build again"
+            "E0724", f"{path} is no table of layers", why=f"{type(error).__name__}: {error}", fix="build again"
         ) from error

@@ -35,7 +35,7 @@ def record_onnx(source: Path, folder: Path, made: Planned, weights: Weights) -> 
         weights: Weights of that graph by layer, in order of execution.
 
     Raises:
-        ConversionError: The file has no place for a trained weight (E0843).
+        ConversionError: The file has no place for a trained weight (E0727).
     """
     editor = GraphEditor(onnx.load(source))
     editor.fold_transposes()
@@ -169,4 +169,4 @@ def _put_back_tflite(edit: TfliteEdit, layer: TfliteLayer, name: str, trained: T
 
 def _no_place(layer: str) -> ConversionError:
     what = f"the float file has no place for what {layer} was trained with"
-    return ConversionError("E0843", what, fix="run again with --debug and report the model")
+    return ConversionError("E0727", what, fix="run again with --debug and report the model")

@@ -37,7 +37,7 @@ class TfliteNetwork:
         self._model: Any = schema.ModelT.InitFromObj(schema.Model.GetRootAs(self._content, 0))
         if len(self._model.subgraphs) != 1:
             raise ConversionError(
-                "E0841",
+                "E0725",
                 f"the TFLite file has {len(self._model.subgraphs)} subgraphs",
                 why="operators are compared one by one, and control flow hides some of them",
             )
@@ -116,7 +116,7 @@ class TfliteNetwork:
         found = cut(self, outputs, list(inputs))
         if found.missing:
             raise ConversionError(
-                "E0841", f"{outputs[0]} cannot be computed from {', '.join(inputs)}", why="other inputs"
+                "E0725", f"{outputs[0]} cannot be computed from {', '.join(inputs)}", why="other inputs"
             )
         operators = [copy.copy(self._graph.operators[number]) for number in found.steps]
         order: dict[int, int] = {}
@@ -190,7 +190,7 @@ def paired_steps(reference: TfliteNetwork, lane: TfliteNetwork) -> dict[int, int
     """Give, for each operator of the float file, its number in the int8 file, which adds conversions and no more.
 
     Raises:
-        ConversionError: The files hold other operators (E0842).
+        ConversionError: The files hold other operators (E0726).
     """
     kept = [[i for i, step in enumerate(one.steps) if step.kind not in _CONVERSIONS] for one in (reference, lane)]
     kinds = [[one.steps[i].kind for i in places] for one, places in zip((reference, lane), kept, strict=True)]
@@ -199,7 +199,7 @@ def paired_steps(reference: TfliteNetwork, lane: TfliteNetwork) -> dict[int, int
             (i for i, pair in enumerate(zip(*kinds, strict=False)) if pair[0] != pair[1]), min(map(len, kinds))
         )
         raise ConversionError(
-            "E0842",
+            "E0726",
             "the int8 TFLite file holds other operators than the float one it should come from",
             why=f"they part at operator {place}",
             fix="build again, so that both files are of one build",

@@ -78,7 +78,7 @@ class Twin:
         """Find every layer of the table in both files.
 
         Raises:
-            ConversionError: The files are not of one build (E0842), or a layer is not in the plan (E0840).
+            ConversionError: The files are not of one build (E0726), or a layer is not in the plan (E0724).
         """
         return cls(reference, lane, _Builder(reference, lane, plan).units(places))
 
@@ -136,7 +136,7 @@ class _Builder:
     def _layer(self, place: Place, source: str, target: str) -> Unit:
         layer = self._plans.get(place.module.partition("#")[0])
         if layer is None:
-            raise ConversionError("E0840", f"layer {place.module} is not in the plan", fix="build again")
+            raise ConversionError("E0724", f"layer {place.module} is not in the plan", fix="build again")
         return Unit(
             module=place.module,
             kind=place.kind,
@@ -166,5 +166,5 @@ def _bare(tensor: str) -> str:
 
 def _not_one_build(why: str) -> ConversionError:
     return ConversionError(
-        "E0842", "the int8 file and the float file beside it do not belong together", why=why, fix="build again"
+        "E0726", "the int8 file and the float file beside it do not belong together", why=why, fix="build again"
     )

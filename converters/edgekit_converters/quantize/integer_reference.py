@@ -86,10 +86,10 @@ class IntegerLayer:
         """Refuse shapes that numpy would broadcast without a word."""
         channels = self.weight.shape[:1]
         if self.weight.dtype != np.int8 or self.weight.ndim not in (2, 4):
-            raise UsageError("E0753", f"weights are {self.weight.dtype} of rank {self.weight.ndim}, not int8 of 2 or 4")
+            raise UsageError("E0139", f"weights are {self.weight.dtype} of rank {self.weight.ndim}, not int8 of 2 or 4")
         if self.weight_scales.shape != channels or self.bias.shape != channels:
             shapes = f"{self.weight_scales.shape} and {self.bias.shape}"
-            raise UsageError("E0753", f"weight scales and bias of shapes {shapes} do not fit {channels[0]} channels")
+            raise UsageError("E0139", f"weight scales and bias of shapes {shapes} do not fit {channels[0]} channels")
 
     @property
     def limits(self) -> tuple[int, int]:
@@ -112,10 +112,10 @@ def accumulate(x: Int8, layer: IntegerLayer) -> Int64:
         int64 (N, out) or (N, out, H', W').
 
     Raises:
-        UsageError: The input does not fit the weights (E0753); a sum leaves the int32 that engines hold it in (E0754).
+        UsageError: The input does not fit the weights (E0139); a sum leaves the int32 that engines hold it in (E0157).
     """
     if x.dtype != np.int8 or x.ndim != layer.weight.ndim or x.shape[1] != layer.weight.shape[1] * layer.geometry.groups:
-        raise UsageError("E0753", f"an input of {x.dtype} {x.shape} does not fit weights of {layer.weight.shape}")
+        raise UsageError("E0139", f"an input of {x.dtype} {x.shape} does not fit weights of {layer.weight.shape}")
     centred = x.astype(np.float64) - layer.input_zero_point  # whole numbers below 2**53: products and sums are exact
     if layer.weight.ndim == 2:
         total = centred @ layer.weight.T.astype(np.float64) + layer.bias
@@ -123,7 +123,7 @@ def accumulate(x: Int8, layer: IntegerLayer) -> Int64:
         total = _convolve(centred, layer.weight.astype(np.float64), layer.geometry) + layer.bias.reshape(-1, 1, 1)
     if np.abs(total).max(initial=0) >= 2**31:
         raise UsageError(
-            "E0754", "the accumulator of a layer leaves 32 bits", fix="use fewer inputs or smaller weights"
+            "E0157", "the accumulator of a layer leaves 32 bits", fix="use fewer inputs or smaller weights"
         )
     return total.astype(np.int64)
 

@@ -116,11 +116,11 @@ class LayerPlan:
         """The codes of a coded layer.
 
         Raises:
-            ConversionError: The plan was read without them (E0821).
+            ConversionError: The plan was read without them (E0797).
         """
         if self.coded is None:
             fix = "read the plan with the file of codes beside it"
-            raise ConversionError("E0821", f"the codes of {self.name} are absent", fix=fix)
+            raise ConversionError("E0797", f"the codes of {self.name} are absent", fix=fix)
         return self.coded
 
     def scales(self, weight: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -189,7 +189,7 @@ class QuantPlan:
         """Give the coded weights by layer.
 
         Raises:
-            ConversionError: The plan was read without its codes (E0821).
+            ConversionError: The plan was read without its codes (E0797).
         """
         return {layer.name: layer.held for layer in self.layers if layer.is_coded}
 

@@ -69,7 +69,7 @@ class AdaRound:
 
     def __post_init__(self) -> None:
         if self.steps < 1 or not 0 <= self.warm_up < 1 or self.learning_rate <= 0 or self.pull <= 0:
-            raise UsageError("E0757", f"AdaRound cannot run with {self}", fix="steps, rate and pull must be above 0")
+            raise UsageError("E0159", f"AdaRound cannot run with {self}", fix="steps, rate and pull must be above 0")
 
 
 def hessian_of(inputs: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -113,7 +113,7 @@ def gptq(
         order: Of the columns: as given, or by falling activity of their inputs.
 
     Raises:
-        UsageError: Shapes do not fit, or ``dampening`` is not above 0 (E0757).
+        UsageError: Shapes do not fit, or ``dampening`` is not above 0 (E0159).
         ConversionError: The second moments are not finite or not positive (E0761).
 
     Source:
@@ -121,7 +121,7 @@ def gptq(
     """
     _check(weight, nearest, hessian)
     if dampening <= 0:
-        raise UsageError("E0757", f"dampening is {dampening}", fix="choose a share above 0, such as 0.01")
+        raise UsageError("E0159", f"dampening is {dampening}", fix="choose a share above 0, such as 0.01")
     places = np.arange(weight.shape[1]) if order == "given" else np.argsort(-np.diag(hessian), kind="stable")
     upper = _inverse_root(hessian[np.ix_(places, places)], dampening)
     scales = spread(nearest.scales, nearest.block, weight.shape[1])[:, places].astype(np.float64)
@@ -178,7 +178,7 @@ def adaround(
         settings: Of the optimisation; None = the defaults.
 
     Raises:
-        UsageError: Shapes do not fit (E0757).
+        UsageError: Shapes do not fit (E0159).
         ConversionError: The second moments are not finite (E0761).
 
     Source:
@@ -256,7 +256,7 @@ def _better(
 def _check(weight: NDArray[np.float32], nearest: BlockwiseInteger, hessian: NDArray[np.float64]) -> None:
     if weight.shape != nearest.codes.shape or hessian.shape != (weight.shape[1], weight.shape[1]):
         raise UsageError(
-            "E0757",
+            "E0159",
             f"weights are {weight.shape}, codes {nearest.codes.shape} and second moments {hessian.shape}",
             fix="give (out, in), (out, in) and (in, in)",
         )

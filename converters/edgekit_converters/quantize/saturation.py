@@ -95,8 +95,8 @@ def prove(
         bound: ``pairs`` trusts the packing of ONNX Runtime's kernels; ``any_pairs`` does not.
 
     Raises:
-        UsageError: Codes are not int8 of rank 2 and more, or the bias does not fit (E0750); the activation range is not
-            in 0..255 (E0751).
+        UsageError: Codes are not int8 of rank 2 and more, or the bias does not fit (E0137); the activation range is not
+            in 0..255 (E0138).
 
     Source:
         MLAS QgemmU8S8KernelAvx2 and GemvU8S8: four rows of B are interleaved per column, and VPMADDUBSW adds rows
@@ -199,7 +199,7 @@ def guard(
 
     Raises:
         ConversionError: A weight is NaN or infinite (E0752).
-        UsageError: The activation range is not in 0..255 (E0751).
+        UsageError: The activation range is not in 0..255 (E0138).
     """
     low, high = _checked_range(activations)
     limits = np.full(len(_finite(weight)), _FULL)
@@ -257,17 +257,17 @@ def _least(sums: NDArray[np.int64]) -> NDArray[np.int64]:
 def _check(codes: NDArray[np.int8], bias: NDArray[np.int32] | None) -> None:
     if codes.dtype != np.int8 or codes.ndim < 2:
         raise UsageError(
-            "E0750", f"weight codes are {codes.dtype} of rank {codes.ndim}", fix="give int8 of shape (out, in, *kernel)"
+            "E0137", f"weight codes are {codes.dtype} of rank {codes.ndim}", fix="give int8 of shape (out, in, *kernel)"
         )
     if bias is not None and bias.shape != codes.shape[:1]:
-        raise UsageError("E0750", f"a bias of shape {bias.shape} does not fit {codes.shape[0]} output channels")
+        raise UsageError("E0137", f"a bias of shape {bias.shape} does not fit {codes.shape[0]} output channels")
 
 
 def _checked_range(activations: Codes) -> Codes:
     low, high = activations
     if not 0 <= low <= high <= 255:
         raise UsageError(
-            "E0751",
+            "E0138",
             f"activation codes from {low} to {high} are not a range within 0..255",
             fix="give unsigned codes; add 128 to those of int8 activations",
         )

@@ -67,7 +67,7 @@ class WholePlanner:
 
         Raises:
             UsageError: There is no row (E0133).
-            ConversionError: A value is not finite (E0803).
+            ConversionError: A value is not finite (E0776).
         """
         if not rows:
             raise UsageError("E0133", "there are no calibration rows", fix="give at least 1; 256 is a good number")
@@ -202,7 +202,7 @@ def _seen(graph: Graph, rows: Sequence[Row]) -> dict[str, Range]:
                 low, high = (float(side) for side in torch.aminmax(value))
                 if not (low > -float("inf") and high < float("inf")):
                     raise ConversionError(
-                        "E0803",
+                        "E0776",
                         f"tensor {n.name} is not finite during calibration ({low} to {high})",
                         fix="check the calibration rows and the trained weights",
                     )

@@ -47,8 +47,8 @@ def write_whole_onnx(graph: Graph, plan: WholePlan, contract: ModelContract, tar
         target: Of the file.
 
     Raises:
-        ConversionError: The graph has an operator that this writer does not know (E0802), or a tensor without a grid
-            (E0801).
+        ConversionError: The graph has an operator that this writer does not know (E0775), or a tensor without a grid
+            (E0774).
     """
     shapes = _Shapes(graph)
     with torch.no_grad():
@@ -147,7 +147,7 @@ class _Writer:
         special = _SPECIAL.get(node.target)
         if special is None:
             raise ConversionError(
-                "E0802",
+                "E0775",
                 f"no integer form of {node.target} is known",
                 why="every operator must be written with integers on both sides",
                 fix="set quantize.whole_network: off",

@@ -34,7 +34,7 @@ class TensorGrid:
     def __post_init__(self) -> None:
         low, high = self.codes
         if not (self.scale > 0 and low <= self.zero_point <= high) or (self.bits == 16 and self.zero_point != 0):
-            raise ConversionError("E0800", f"the plan holds an impossible grid: {self}", fix="build again")
+            raise ConversionError("E0773", f"the plan holds an impossible grid: {self}", fix="build again")
 
     @property
     def codes(self) -> tuple[int, int]:

@@ -43,7 +43,7 @@ def grid_at(plan: WholePlan, node: fx.Node) -> TensorGrid:
     """Give the grid that a tensor stands on; views stand on that of their input.
 
     Raises:
-        ConversionError: The plan has none (E0801).
+        ConversionError: The plan has none (E0774).
     """
     source = node
     while source.target in VIEWS and isinstance(source.args[0], fx.Node):
@@ -51,7 +51,7 @@ def grid_at(plan: WholePlan, node: fx.Node) -> TensorGrid:
     found = plan.tensors.get(source.name)
     if found is None:
         raise ConversionError(
-            "E0801",
+            "E0774",
             f"tensor {source.name} ({source.target}) has no grid",
             why="the plan was made for another graph",
             fix="build again",
@@ -101,6 +101,6 @@ def simulate_whole(graph: Graph, plan: WholePlan, rows: Iterable[Row]) -> NDArra
     give is then rounded once.
 
     Raises:
-        ConversionError: A tensor that a linear layer reads has no grid (E0801).
+        ConversionError: A tensor that a linear layer reads has no grid (E0774).
     """
     return stack_outputs(IntegerRun(graph, plan), rows)

@@ -65,7 +65,7 @@ class QuantizeWholeOnnx:
         loose = float_operators(into / ONNX_FILE)
         if loose:
             raise ConversionError(
-                "E0804",
+                "E0777",
                 f"{len(loose)} operators would still compute in float: {', '.join(loose[:3])}",
                 fix="report the model, or set quantize.whole_network: off",
             )

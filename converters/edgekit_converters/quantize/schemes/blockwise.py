@@ -36,10 +36,10 @@ class BlockwiseInteger:
         limit = self.limit
         if self.scales.shape != (rows, -(-columns // self.block)) or not (self.scales > 0).all():
             raise UsageError(
-                "E0757", f"scales of shape {self.scales.shape} do not fit codes of shape {(rows, columns)}"
+                "E0159", f"scales of shape {self.scales.shape} do not fit codes of shape {(rows, columns)}"
             )
         if self.codes.min() < -limit or self.codes.max() > limit:
-            raise UsageError("E0757", f"codes leave [-{limit}, {limit}], the range of {self.bits} bits")
+            raise UsageError("E0159", f"codes leave [-{limit}, {limit}], the range of {self.bits} bits")
 
     @property
     def limit(self) -> int:
@@ -70,7 +70,7 @@ def blockwise_integer(
         bits: 4 or 8.
 
     Raises:
-        UsageError: ``block`` or ``bits`` is out of range (E0757), or ``weight`` is no float32 matrix (E0755).
+        UsageError: ``block`` or ``bits`` is out of range (E0159), or ``weight`` is no float32 matrix (E0158).
         ConversionError: A weight is not finite or too large for a float16 scale (E0756).
 
     Source:
@@ -79,7 +79,7 @@ def blockwise_integer(
     weight = checked_weight(weight)
     if bits not in (4, 8) or (block is not None and block < 1):
         raise UsageError(
-            "E0757", f"block is {block} and bits is {bits}", fix="use a block of at least 1 and 4 or 8 bits"
+            "E0159", f"block is {block} and bits is {bits}", fix="use a block of at least 1 and 4 or 8 bits"
         )
     rows, columns = weight.shape
     width = columns if block is None else min(block, columns)

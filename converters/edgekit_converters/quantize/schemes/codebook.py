@@ -47,7 +47,7 @@ def codebook(
         rows_per_table: Output channels that share a table, a divisor of ``out``; None = all.
 
     Raises:
-        UsageError: ``entries`` or ``rows_per_table`` is out of range (E0757), or ``weight`` no float32 matrix (E0755).
+        UsageError: ``entries`` or ``rows_per_table`` is out of range (E0159), or ``weight`` no float32 matrix (E0158).
         ConversionError: It holds NaN or infinity (E0756).
 
     Source:
@@ -57,7 +57,7 @@ def codebook(
     rows = weight.shape[0] if rows_per_table is None else rows_per_table
     if entries not in (16, 256) or rows < 1 or weight.shape[0] % rows:
         raise UsageError(
-            "E0757",
+            "E0159",
             f"a codebook of {entries} entries for each {rows} of {weight.shape[0]} rows",
             fix="use 16 or 256 entries and a divisor of the number of rows",
         )

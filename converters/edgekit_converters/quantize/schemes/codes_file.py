@@ -37,7 +37,7 @@ def load_codes(plan: QuantPlan, folder: Path) -> QuantPlan:
     """Give the plan with the codes of its folder.
 
     Raises:
-        ConversionError: Codes are absent or not those that the plan was made with (E0821).
+        ConversionError: Codes are absent or not those that the plan was made with (E0797).
     """
     if all(layer.scheme is None for layer in plan.layers):
         return plan
@@ -53,7 +53,7 @@ def _loaded(layer: LayerPlan, arrays: dict[str, NDArray[np.generic]]) -> LayerPl
     coded = None if held["codes"] is None else _coded(layer.scheme.kind, layer.scheme.block, held)
     if coded is None or digest_of(coded) != layer.scheme.sha256:
         raise ConversionError(
-            "E0821",
+            "E0797",
             f"the codes of {layer.name} are {'absent' if coded is None else 'not those of the plan'}",
             why=f"plan.json names codes with sha256 {layer.scheme.sha256[:16]}",
             fix=f"keep plan.json and {CODES_FILE} of one build together, or build again",

@@ -94,7 +94,7 @@ def read_lookup(
         shape: (out, in) of a matrix; None for an embedding.
 
     Raises:
-        ConversionError: The table is none that a scheme has (E0823).
+        ConversionError: The table is none that a scheme has (E0799).
     """
     held, values = codes.astype(np.uint8), table.astype(np.float32)
     if shape is not None:
@@ -118,4 +118,4 @@ def read_lookup(
             signed = (held.astype(np.int16) - half).astype(np.int8)
             block = held.shape[1] // steps.shape[1]
             return BlockwiseInteger(codes=signed, scales=steps, block=block, bits=4 if half == 8 else 8)
-    raise ConversionError("E0823", "a table in the file decodes to other values than any scheme", fix="build again")
+    raise ConversionError("E0799", "a table in the file decodes to other values than any scheme", fix="build again")

@@ -49,7 +49,7 @@ def power_of_two(weight: NDArray[np.float32], *, search: bool = True) -> PowerOf
             1/2 to 4/3; else take the magnitude.
 
     Raises:
-        UsageError: ``weight`` is no float32 matrix (E0755).
+        UsageError: ``weight`` is no float32 matrix (E0158).
         ConversionError: It holds NaN or infinity (E0756).
 
     Source:

@@ -22,7 +22,7 @@ def prove_codes(plan: QuantPlan, found: Iterable[Coded]) -> int:
         Number of layers that are equal.
 
     Raises:
-        ConversionError: A layer's codes are not in the file, to the bit (E0822).
+        ConversionError: A layer's codes are not in the file, to the bit (E0798).
     """
     waiting = Counter(digest_of(coded) for coded in found)
     equal = 0
@@ -32,7 +32,7 @@ def prove_codes(plan: QuantPlan, found: Iterable[Coded]) -> int:
         assert layer.scheme is not None
         if not waiting[layer.scheme.sha256]:
             raise ConversionError(
-                "E0822",
+                "E0798",
                 f"codes, scales or table of {layer.name} in the file differ from the plan",
                 why=f"no {layer.scheme.kind} weights in it have sha256 {layer.scheme.sha256[:16]}",
                 fix="report the model: the writer and the plan must agree to the bit",

@@ -33,7 +33,7 @@ class WeightScheme:
 
     def __post_init__(self) -> None:
         if self.block < 0 or len(self.sha256) != 64:
-            raise ConversionError("E0820", f"the plan holds an impossible weight scheme: {self}", fix="build again")
+            raise ConversionError("E0796", f"the plan holds an impossible weight scheme: {self}", fix="build again")
 
 
 def digest_of(coded: Coded) -> str:
