@@ -1,4 +1,5 @@
 import json
+import signal
 import subprocess
 import sys
 
@@ -74,6 +75,31 @@ def test_failed_selftest_has_its_own_exit_code(tmp_path, image_parts, capsys):
     write_bundle(tmp_path / "x.edge", **{**image_parts, "members": wrong})
     assert main(["selftest", str(tmp_path / "x.edge")]) == 3
     assert "FAIL outputs" in capsys.readouterr().out
+
+
+def test_unforeseen_error_is_exit_1_and_has_a_traceback_for_debug_alone(image_path, monkeypatch, capsys):
+    def raise_it(_):
+        raise RuntimeError("on purpose")
+
+    monkeypatch.setattr("edgekit_runtime.__main__.verify", raise_it)
+    assert main(["bench", str(image_path), "--json"]) == 1
+    streams = capsys.readouterr()
+    assert streams.err.startswith("error[E0001]: unforeseen: RuntimeError: on purpose")
+    assert "Traceback" not in streams.err
+    assert json.loads(streams.out)["error"]["code"] == "E0001"
+    assert main(["bench", str(image_path), "--debug"]) == 1
+    assert "in raise_it" in capsys.readouterr().err
+
+
+def test_interrupted_program_ends_without_a_traceback(image_path):
+    command = [sys.executable, "-m", "edgekit_runtime", "bench", str(image_path), "--runs", "10000000"]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with pytest.raises(subprocess.TimeoutExpired):
+        child.wait(2)  # it is past its imports and in the middle of its runs
+    child.send_signal(signal.SIGINT)
+    _, told = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert told == ""
 
 
 def test_no_command_is_a_usage_error(capsys):
