@@ -10,7 +10,8 @@
     └── DeviceError       exit 8    a device could not be reached
 
 A code ``E0512`` names one fault: its first two digits are the class (01 usage, 02 data and model sources, 03 quality,
-04 target, 05 bundle, 06 missing, 07 conversion, 08 device, 09 inference), its last two count within it.
+04 target, 05 bundle, 06 missing, 07 conversion, 08 device, 09 inference), its last two count within it. Codes of 02 are
+raised as usage or missing, those of 09 as usage or bundle; all others as the class of their digits.
 """
 
 from typing import ClassVar
