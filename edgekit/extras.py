@@ -13,6 +13,7 @@ MODULE_EXTRAS: Mapping[str, str] = MappingProxyType(
         **dict.fromkeys(("onnxruntime",), "onnx"),
         **dict.fromkeys(("ai_edge_litert",), "tflite"),
         **dict.fromkeys(("jinja2",), "report"),
+        **dict.fromkeys(("cryptography",), "sign"),
         **dict.fromkeys(
             (
                 *(

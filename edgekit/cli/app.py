@@ -41,7 +41,9 @@ COMMANDS: Mapping[str, Row] = MappingProxyType(
         "bench": Row("bench", "Measure the CPU time per inference of a bundle."),
         "emulator": Row("emulator", "Prepare emulated ARM cores, on which parity can run a bundle."),
         "inspect": Row("inspect", "Show what is inside a bundle."),
-        "verify": Row("verify", "Check every byte of a bundle."),
+        "keygen": Row("keygen", "Make a pair of keys to sign bundles with."),
+        "sign": Row("sign", "Sign a bundle with a key."),
+        "verify": Row("verify", "Check every byte of a bundle, and who signed it."),
         "explain": Row("explain", "Say what an error code means and what to do."),
     }
 )

@@ -18,6 +18,7 @@ from edgekit_runtime.bundle import Bundle, verify
 from edgekit_runtime.engines.registry import ENGINES
 from edgekit_runtime.errors import EdgekitError, UsageError
 from edgekit_runtime.model import Input, Model
+from edgekit_runtime.signature import Checked, check
 
 __all__ = ["main"]
 
@@ -39,12 +40,21 @@ def _describe(bundle: Bundle) -> dict[str, object]:
 
 
 def _verify(arguments: argparse.Namespace) -> _Result:
-    facts = _describe(verify(arguments.file))
-    return facts, [f"{arguments.file}: intact, {facts['name']} {facts['version']}, sha256 {facts['digest']}"], 0
+    checked = _check(arguments)
+    facts = _describe(checked.bundle)
+    lines = [f"{arguments.file}: intact, {facts['name']} {facts['version']}, sha256 {facts['digest']}"]
+    if checked.release:
+        facts |= {"signed_by": checked.key, "release_counter": checked.release.release_counter}
+        lines.append(f"signed by {checked.key}, release counter {checked.release.release_counter}")
+    return facts, lines, 0
+
+
+def _check(arguments: argparse.Namespace) -> Checked:
+    return check(arguments.file, arguments.key, min_release_counter=arguments.min_release_counter)
 
 
 def _open(arguments: argparse.Namespace) -> Model:
-    return Model(verify(arguments.file), engine=arguments.engine, threads=arguments.threads)
+    return Model(_check(arguments).bundle, engine=arguments.engine, threads=arguments.threads)
 
 
 def _run(arguments: argparse.Namespace) -> _Result:
@@ -80,7 +90,7 @@ def _gather(arguments: argparse.Namespace) -> _Result:
     out = Path(arguments.evidence)
     if out.is_dir() or not out.parent.is_dir():  # told before the rows are answered, which may take an hour
         raise _unwritable(out, "it is a folder" if out.is_dir() else f"there is no folder '{out.parent}'")
-    bundle = verify(arguments.file)
+    bundle = _check(arguments).bundle
     rows = read_rows(arguments.rows) if arguments.rows else golden_rows(bundle)
     # An engine that is known for wrong answers is run all the same: whoever reads the evidence must see them.
     with Model(bundle, engine=arguments.engine, threads=arguments.threads, prove=False) as model:
@@ -130,7 +140,7 @@ def _doctor(arguments: argparse.Namespace) -> _Result:
 
 
 _COMMANDS: Mapping[str, tuple[Callable[[argparse.Namespace], _Result], str]] = {
-    "verify": (_verify, "check every byte of a bundle"),
+    "verify": (_verify, "check every byte of a bundle, and with --key who signed it"),
     "run": (_run, "answer texts or image files"),
     "selftest": (_selftest, "compare this machine with the build machine"),
     "bench": (_bench, "time the engine"),
@@ -146,6 +156,11 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("file", nargs="?" if name == "doctor" else None, help="the .edge bundle")
         command.add_argument("--json", action="store_true", help="print one JSON object")
         command.add_argument("--debug", action="store_true", help="show where an error comes from")
+        if name != "doctor":
+            command.add_argument("--key", action="append", help="public key that must have signed it; any of several")
+            command.add_argument(
+                "--min-release-counter", type=int, default=0, help="refuse older releases; needs --key"
+            )
         if name in {"run", "selftest", "bench"}:
             command.add_argument("--engine", choices=list(ENGINES))
             command.add_argument("--threads", type=int, default=1)

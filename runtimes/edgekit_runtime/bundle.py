@@ -8,24 +8,23 @@ equal that, byte for byte. Nothing is compressed: the size on disk is the size i
 import hashlib
 import io
 import os
-import secrets
-import stat
 import struct
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit_runtime.errors import BundleError, MissingError, UsageError
+from edgekit_runtime.errors import BundleError, MissingError
+from edgekit_runtime.files import open_regular, write_whole
 from edgekit_runtime.manifest import MAX_MANIFEST_BYTES, Manifest, Member, ModelEntry, Role, Runtime, TaskName
 from edgekit_runtime.manifest import strict_json as parse_json
 
-__all__ = ["Bundle", "pack", "verify", "write_bundle"]
+__all__ = ["Bundle", "open_bundle", "pack", "verify", "write_bundle"]
 
 _MANIFEST = b"manifest.json"
 _MAX_BYTES: Final = 2**32 - 2  # offsets are 32 bits; zip64 would be a second way to say the same
@@ -211,9 +210,22 @@ def _check_frame(view: memoryview, wanted: list[tuple[bytes, bytes | memoryview]
         raise _damaged("E0504", f"the directory at the end of {source} is wrong", "it is not the derived one")
 
 
-def _open_without_waiting(path: str, flags: int) -> int:
-    # Opening a named pipe would wait for a writer that may never come.
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+@contextmanager
+def open_bundle(path: str | os.PathLike[str]) -> Iterator[tuple[BinaryIO, int]]:
+    """Open a file that may be a bundle, and give its size in bytes; nothing of it is read.
+
+    Raises:
+        MissingError: There is no such file.
+        UsageError: ``path`` is not a regular file.
+        BundleError: It is larger than a bundle can be.
+    """
+    try:
+        with open_regular(path) as (file, status):
+            if status.st_size > _MAX_BYTES:
+                raise BundleError("E0510", f"{os.fspath(path)} is {status.st_size:,} bytes, more than a bundle can be")
+            yield file, status.st_size
+    except FileNotFoundError:
+        raise MissingError("E0650", f"there is no bundle {os.fspath(path)!r}", fix="check the path") from None
 
 
 def verify(path: str | os.PathLike[str]) -> Bundle:
@@ -224,18 +236,8 @@ def verify(path: str | os.PathLike[str]) -> Bundle:
         UsageError: ``path`` is not a regular file.
         BundleError: The file is not an intact bundle.
     """
-    try:
-        with open(path, "rb", opener=_open_without_waiting) as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise UsageError("E0901", f"{os.fspath(path)} is not a regular file")
-            if status.st_size > _MAX_BYTES:
-                raise BundleError("E0510", f"{os.fspath(path)} is {status.st_size:,} bytes, more than a bundle can be")
-            data = file.read(status.st_size + 1)
-    except FileNotFoundError:
-        raise MissingError("E0650", f"there is no bundle {os.fspath(path)!r}", fix="check the path") from None
-    except OSError as error:
-        raise UsageError("E0901", f"cannot read {os.fspath(path)!r}", why=error.strerror or str(error)) from error
+    with open_bundle(path) as (file, size):
+        data = file.read(size + 1)
     return Bundle.from_bytes(data, source=os.fspath(path))
 
 
@@ -312,22 +314,5 @@ def write_bundle(
         members=members,
         calibration_sha256=calibration_sha256,
     )
-    final = Path(path)
-    temporary = final.with_name(f".{final.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        try:
-            with temporary.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(final)
-        finally:
-            temporary.unlink(missing_ok=True)
-        folder = os.open(final.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the new name itself must survive a power cut
-        finally:
-            os.close(folder)
-    except OSError as error:
-        raise UsageError("E0902", f"cannot write {final}", why=error.strerror or str(error)) from error
+    write_whole(path, data)
     return hashlib.sha256(data).hexdigest()

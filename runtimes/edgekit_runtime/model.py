@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, Final, Self, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit_runtime.bundle import Bundle, verify
+from edgekit_runtime.bundle import Bundle
 from edgekit_runtime.engines.registry import EngineRow, choose_engine, get_engine, open_engine
 from edgekit_runtime.errors import BundleError, MissingError, UsageError
 from edgekit_runtime.preprocess.image import ImagePreprocess
 from edgekit_runtime.preprocess.text import TextPreprocess
+from edgekit_runtime.signature import check
 from edgekit_runtime.tasks.classification import Prediction, classify
 from edgekit_runtime.tasks.contract import CLASSIFIERS, check_contract
 from edgekit_runtime.tasks.embedding import vector_of
@@ -195,7 +196,14 @@ class Model:
         self.close()
 
 
-def load(path: str | os.PathLike[str], *, engine: str | None = None, threads: int = 1) -> Model:
+def load(
+    path: str | os.PathLike[str],
+    *,
+    engine: str | None = None,
+    threads: int = 1,
+    key: str | os.PathLike[str] | None = None,
+    min_release_counter: int = 0,
+) -> Model:
     """Verify a bundle and open it.
 
     Args:
@@ -203,13 +211,16 @@ def load(path: str | os.PathLike[str], *, engine: str | None = None, threads: in
         engine: ``onnxruntime``, ``litert``, ``tflite-runtime`` or ``tensorflow``; None takes the first that is
             installed and for which the bundle has a model.
         threads: Of the engine.
+        key: File of the public key that must have signed the bundle; None takes any bundle that is intact.
+        min_release_counter: With ``key``: refuse releases with a lower counter.
 
     Raises:
-        MissingError: No such file, or the engine is not installed.
-        BundleError: The file is not an intact bundle, or its parts do not fit together.
-        UsageError: An unknown engine or a wrong number of threads.
+        MissingError: No such file, or the engine or the package that checks signatures is not installed.
+        BundleError: The file is not an intact bundle, is not signed by ``key``, or its parts do not fit together.
+        UsageError: An unknown engine, a wrong number of threads, or a file that holds no public key.
     """
-    return Model(verify(path), engine=engine, threads=threads)
+    checked = check(path, None if key is None else [key], min_release_counter=min_release_counter)
+    return Model(checked.bundle, engine=engine, threads=threads)
 
 
 def open_preprocess(bundle: Bundle) -> TextPreprocess | ImagePreprocess:
