@@ -6,7 +6,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 TORCH_INDEX ?=
-EXTRAS := build,demo,dev,onnx,report,tflite
+EXTRAS := build,demo,dev,onnx,report,sign,tflite
 STAMP := $(VENV)/.installed
 BIN := $(VENV)/bin
 

@@ -46,7 +46,7 @@ HEAVY = (
         "litert_torch",
     ),
     *("tflite_runtime", "jax", "transformers", "tokenizers", "huggingface_hub", "safetensors", "torch_pruning"),
-    *("pandas", "pyarrow", "scipy", "sklearn", "PIL", "matplotlib", "jinja2", "datasets"),
+    *("pandas", "pyarrow", "scipy", "sklearn", "PIL", "matplotlib", "jinja2", "datasets", "cryptography"),
 )
 
 

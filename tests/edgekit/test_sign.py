@@ -243,7 +243,7 @@ def hostile_keys(key):
             Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
         ),
         "no PEM": key.read_bytes()[:-30],
-        "it is no PEM": f"-----BEGIN PRIVATE KEY-----\n{body}AAAA\n-----END PRIVATE KEY-----\n".encode(),
+        "it is no PEM": f"-----BEGIN PRIVATE KEY-----\n{body[:-8]}\n-----END PRIVATE KEY-----\n".encode(),
     }
 
 

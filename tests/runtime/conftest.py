@@ -2,6 +2,7 @@
 
 import pytest
 import tiny_models
+from signed_bundles import SignedBundle
 
 from edgekit_runtime.bundle import write_bundle
 
@@ -28,3 +29,8 @@ def text_path(tmp_path_factory, text_parts):
     path = tmp_path_factory.mktemp("bundles") / "text.edge"
     write_bundle(path, **text_parts)
     return path
+
+
+@pytest.fixture
+def signed(tmp_path, image_path):
+    return SignedBundle(tmp_path, image_path)
