@@ -41,11 +41,11 @@ def _describe(bundle: Bundle) -> dict[str, object]:
 
 def _verify(arguments: argparse.Namespace) -> _Result:
     checked = _check(arguments)
-    facts = _describe(checked.bundle)
+    counter = checked.release.release_counter if checked.release else None
+    facts = {**_describe(checked.bundle), "signed_by": checked.key, "release_counter": counter}
     lines = [f"{arguments.file}: intact, {facts['name']} {facts['version']}, sha256 {facts['digest']}"]
     if checked.release:
-        facts |= {"signed_by": checked.key, "release_counter": checked.release.release_counter}
-        lines.append(f"signed by {checked.key}, release counter {checked.release.release_counter}")
+        lines.append(f"signed by {checked.key}, release counter {counter}")
     return facts, lines, 0
 
 

@@ -140,6 +140,27 @@ def test_bundle_that_was_packed_anew_is_refused(signed, image_parts):
     signed.refused("E0525")
 
 
+def test_statement_whose_size_and_digest_are_not_of_one_file_is_refused(signed):
+    signed.write(dsse(statement(signed.data, size=len(signed.data) + 1), OURS))
+    signed.refused("E0525")
+
+
+def test_bundle_that_is_swapped_during_the_check_is_not_what_is_opened(signed, image_parts, monkeypatch):
+    other = signed.folder / "b.edge"
+    write_bundle(other, **{**image_parts, "members": {**image_parts["members"], "labels.json": b'["b","a","c"]'}})
+    real = signature.read_release
+
+    def swap(*arguments):
+        other.replace(signed.bundle)
+        return real(*arguments)
+
+    monkeypatch.setattr(signature, "read_release", swap)
+    checked = signed.check()
+    assert signed.bundle.read_bytes() != signed.data
+    assert checked.bundle.digest == checked.release.sha256
+    assert checked.bundle.read("labels.json") == image_parts["members"]["labels.json"]
+
+
 def test_signature_of_another_bundle_is_refused(signed, text_path):
     signed.write(dsse(statement(text_path.read_bytes(), name="tiny-text"), OURS))
     assert "is not the tiny-text 1.0.0 that was signed" in signed.refused("E0525")
