@@ -80,7 +80,7 @@ def test_unforeseen_error_is_exit_1_and_has_a_traceback_for_debug_alone(image_pa
     def raise_it(_):
         raise RuntimeError("on purpose")
 
-    monkeypatch.setattr("edgekit_runtime.__main__.verify", raise_it)
+    monkeypatch.setattr("edgekit_runtime.__main__._check", raise_it)
     assert main(["bench", str(image_path), "--json"]) == 1
     streams = capsys.readouterr()
     assert streams.err.startswith("error[E0001]: unforeseen: RuntimeError: on purpose")
